@@ -1,0 +1,217 @@
+"""A function's signature as its command line: `run(train)` reads the options, calls train and explains every mistake.
+
+    def train(model: GPTConfig, *, learning_rate: float = 1e-3, ...):  # the comment beside an option is its --help
+
+What stands behind the `*` is an option, `--name=value` or `--name value`; a parameter annotated with a dataclass lends
+its fields as options. Other parameters before the `*`, and `*names`, take words. A word left over is a TOML file, data
+and never executed: each of its lines is as good as `--name=value` at that place, and the later wins.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import json
+import re
+import sys
+import tomllib
+import types
+import typing
+from pathlib import Path
+
+KINDS = {int: "int", float: "float", bool: "true|false", types.NoneType: "none", str: "text"}
+
+
+class UsageError(Exception):
+    """What the user can put right. `run` shows it as one line and exits with 2."""
+
+
+def nearest(name, names):
+    """' (did you mean X?)', X the nearest to `name` of `names`; nothing where none is near."""
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def run(function, argv=None, preset=None):
+    """Call `function` as the command line `argv` says; return what it returns. A UsageError is one line and exit 2.
+
+    preset() is the TOML file to begin with where argv names none.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    program = Path(inspect.getsourcefile(function)).name
+    try:
+        if {"-h", "--help"} & {*argv}:
+            return print(usage(function, program))
+        args, kwargs = parse(function, argv, preset)
+        return function(*args, **kwargs)
+    except UsageError as error:
+        print(f"{program}:", *str(error).split(), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse(function, argv, preset=None):
+    """(args, kwargs) that `argv` calls `function` with. Raises UsageError."""
+    options, places = signature(function)
+    argv, words, values = list(argv), [], {}
+    if preset and not any(word.endswith(".toml") for word in argv):
+        argv.insert(0, str(preset()))
+        print(f"no preset named: taking {argv[0]}")
+    while argv:
+        word = argv.pop(0)
+        name, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("-"):
+            if equals and name in options:
+                raise UsageError(f"{word}: did you mean --{word}?")
+            if len(words) < len(places) or (places and places[-1].repeated):
+                words.append(word)
+            else:
+                read_toml(values, options, word)
+            continue
+        if not equals and name in options:
+            flag = bool in options[name].kinds and (
+                not argv or argv[0].lower() not in ("true", "false", "auto", "none")
+            )
+            if not flag and (not argv or argv[0].startswith("--")):
+                raise UsageError(f"{word}: a value is missing, {word}={options[name].form}")
+            value = "true" if flag else argv.pop(0)
+        assign(values, options, name, value, word)
+    if len(words) < len(places):
+        raise UsageError(f"{places[len(words)].name.upper()} is missing: {places[len(words)].comment}")
+    return bind(function, words, values)
+
+
+def bind(function, words, values):
+    """(args, kwargs): `values` sorted into dataclasses and keywords. Raises UsageError for what a dataclass refuses."""
+    args, kwargs = [], dict(values)
+    for p in inspect.signature(function).parameters.values():
+        if dataclasses.is_dataclass(p.annotation):
+            fields = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(p.annotation) if f.name in kwargs}
+            try:
+                args.append(p.annotation(**fields))
+            except ValueError as error:
+                raise UsageError(error) from None
+    return args + words, kwargs
+
+
+@dataclasses.dataclass
+class Option:
+    """An option, or a place for words: its name, what it takes, its default, the comment beside it."""
+
+    name: str
+    kinds: tuple
+    default: object
+    comment: str
+    repeated: bool = False
+
+    @property
+    def form(self):
+        return "|".join(KINDS.get(kind, kind) for kind in self.kinds)
+
+
+def signature(function):
+    """({name: Option}, [Option for each word]) of a function."""
+    options, places, beside = {}, [], comments(function)
+    for p in inspect.signature(function).parameters.values():
+        if dataclasses.is_dataclass(p.annotation):
+            notes = comments(p.annotation)
+            for f in dataclasses.fields(p.annotation):
+                options[f.name] = Option(f.name, kinds(f.type), f.default, notes.get(f.name, ""))
+            continue
+        option = Option(p.name, kinds(p.annotation), p.default, beside.get(p.name, ""), p.kind is p.VAR_POSITIONAL)
+        if p.kind is p.KEYWORD_ONLY:
+            options[p.name] = option
+        else:
+            places.append(option)
+    return options, places
+
+
+def kinds(annotation):
+    """float | None -> (NoneType, float); Literal["a"] | bool -> ("a", bool); str is last, since it takes anything."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return typing.get_args(annotation)
+    parts = typing.get_args(annotation)
+    found = [kind for part in parts for kind in kinds(part)] if parts else [annotation]
+    return tuple(sorted(found, key=lambda kind: (kind is str, kind is not types.NoneType)))
+
+
+def comments(thing):
+    """{name: comment} of the lines `name: type = default,  # comment` of a function or dataclass."""
+    found = re.findall(r"^\s*\*?(\w+): .*?  # (.*)$", inspect.getsource(thing), re.MULTILINE)
+    return dict(reversed(found))  # the first of a name counts: a signature comes before its function's body
+
+
+def assign(values, options, name, value, place):
+    """values[name] = `value`, text or what TOML holds, as the kind that the option is. Raises UsageError."""
+    if name not in options:
+        raise UsageError(f"{place}: there is no option {name}{nearest(name, options)}")
+    text = str(value).strip()
+    for kind in options[name].kinds:
+        try:
+            values[name] = convert(text, kind)
+            return
+        except (ValueError, OverflowError):
+            pass
+    words = [kind for kind in options[name].kinds if isinstance(kind, str)]
+    raise UsageError(f"{place}: {name} must be {options[name].form}{nearest(text, words)}")
+
+
+def convert(text, kind):
+    """`text` as a value of `kind`: a type, or a word that is itself the value. Raises ValueError."""
+    if kind is str:
+        return text
+    if kind is int:
+        number = int(text) if text.lstrip("+-").isdecimal() else float(text)
+        if number != int(number):
+            raise ValueError
+        return int(number)
+    if kind is float:
+        if (number := float(text)) != number:
+            raise ValueError
+        return number
+    named = {bool: {"true": True, "false": False}, types.NoneType: {"none": None}}.get(kind, {kind: kind})
+    if text.lower() not in named:
+        raise ValueError
+    return named[text.lower()]
+
+
+def read_toml(values, options, path):
+    """Assign each line of the TOML file `path`. Raises UsageError."""
+    try:
+        lines = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        presets = [p.as_posix() for p in Path("config").glob("*.toml")]
+        hint = nearest(path, presets) or nearest(f"config/{path}.toml", presets)
+        raise UsageError(f"{path}: no such file{hint}; an option is written --name=value") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a TOML file of lines `name = value` ({error})") from None
+    for name, value in lines.items():
+        if isinstance(value, dict | list):
+            raise UsageError(f"{path}: {name} is a table or a list, and only lines `name = value` are options")
+        assign(values, options, name, value, f"{path}: {name} = {value}")
+
+
+def show(value):
+    """`value` as one writes it after `--name=`."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def to_toml(values):
+    """The text of a TOML file from which read_toml reads `values`."""
+
+    def literal(value):
+        quoted = isinstance(value, str) or value is None
+        return json.dumps(show(value), ensure_ascii=False) if quoted else show(value)
+
+    return "".join(f"{name} = {literal(value)}\n" for name, value in values.items())
+
+
+def usage(function, program):
+    """The text of --help."""
+    options, places = signature(function)
+    words = "".join(f" {p.name.upper()}{' ...' if p.repeated else ''}" for p in places)
+    head = [f"python {program}{words} [FILE.toml ...] [--name=value ...]", inspect.getdoc(function).split("\n")[0]]
+    rows = [(f"  {p.name.upper()}", p.comment) for p in places]
+    rows += [(f"  --{o.name}={show(o.default)}", f"{o.comment} [{o.form}]") for o in options.values()]
+    width = max(len(left) for left, _ in rows)
+    return "\n".join(head + [f"{left:{width}}  {right}" for left, right in rows])

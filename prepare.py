@@ -1,0 +1,304 @@
+"""Text to tokens and back: data/<name>/train.bin, val.bin and meta.json, from a corpus or from your own files.
+
+python prepare.py stdlib                      the source of Python's standard library, found on this machine
+python prepare.py shakespeare                 tiny Shakespeare, 1.1 MB, downloaded
+python prepare.py book.txt notes/             your own text, files and folders
+python prepare.py stdlib --tokenizer=gpt2     in GPT-2's tokens instead of bytes
+"""
+
+import base64
+import codecs
+import hashlib
+import json
+import os
+import shutil
+import sys
+import sysconfig
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+from tqdm import tqdm
+
+from configurable import UsageError, nearest, run
+
+SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+PIECE = 1 << 18  # bytes encoded at a time, by each core
+LONGEST_LINE = 1 << 24  # bytes after which a piece is cut even inside a line
+
+
+def prepare(
+    *sources: str,  # stdlib, shakespeare, or text files and folders
+    tokenizer: str = "bytes",  # bytes, or an encoding of tiktoken: gpt2, cl100k_base, o200k_base ...
+    val_fraction: float = 0.1,  # of the text held out: the tail of a single one, whole files where there are many
+    name: str | None = None,  # folder under data/; none: after the source, and the tokenizer if it is not bytes
+):
+    """Turn text into tokens: data/<name>/train.bin and val.bin, and meta.json that says what they are."""
+    if not 0 < val_fraction < 1:
+        raise UsageError(f"val_fraction={val_fraction}: must be more than 0 and less than 1")
+    coder = Tokenizer.named(tokenizer)
+    files, corpus = find_files(sources)
+    folder = Path("data") / (name or (corpus if tokenizer == "bytes" else f"{corpus}-{tokenizer}"))
+    if folder.exists() and not (folder / "meta.json").exists():
+        raise UsageError(f"{folder} is there and is no dataset: choose another --name")
+    python = f" (Python {sys.version.split()[0]})" if "stdlib" in sources else ""
+    meta = {
+        "tokenizer": tokenizer,
+        "vocab_size": coder.vocab_size,
+        "dtype": "uint16" if coder.vocab_size <= 1 << 16 else "uint32",
+        "source": " ".join(sources) + python,
+        "command": f"python prepare.py {' '.join(sources)} --tokenizer={tokenizer} --val_fraction={val_fraction}",
+    }
+
+    building = folder.with_name(f".{folder.name}.{os.getpid()}")  # takes its name once it is whole
+    building.mkdir(parents=True)
+    try:
+        text, size = hashlib.sha256(), sum(path.stat().st_size for path in files)
+        with tqdm(total=size, unit="B", unit_scale=True, desc=folder.name, disable=not sys.stderr.isatty()) as bar:
+            for part, segments in zip(("train", "val"), split(files, val_fraction), strict=True):
+                meta[part] = write(building / f"{part}.bin", segments, coder, meta["dtype"], text, bar)
+                if (n := meta[part]["tokens"]) < 2:
+                    raise UsageError(f"the text is too short: it gives {part} {n} tokens, and 2 is the least")
+        meta["sha256"] = text.hexdigest()
+        if coder.encoding:
+            (building / "tokenizer.json").write_text(json.dumps(coder.freeze()), encoding="utf-8")
+        (building / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    print(
+        f"{folder}: {meta['train']['tokens']:,} tokens to train on, {meta['val']['tokens']:,} to validate ({tokenizer})"
+    )
+    print(f"next: python train.py --dataset={folder.name}")
+    return folder
+
+
+# ---------------------------------------------------------------------------- which text
+
+
+def find_files(sources):
+    """(files in a fixed order, name of the corpus). Raises UsageError."""
+    files, names = [], []
+    for source in sources:
+        path = Path(source)
+        if source == "stdlib":
+            files += stdlib_files()
+        elif source == "shakespeare":
+            files.append(path := download_shakespeare())
+        elif path.is_dir():
+            visible = (p for p in sorted(path.rglob("*")) if not any(n[0] == "." for n in p.relative_to(path).parts))
+            inside = [p for p in visible if p.is_file()]
+            texts = [p for p in inside if is_text(p)]
+            if not texts:
+                raise UsageError(f"no text in folder {source} ({len(inside)} files looked at)")
+            if len(texts) < len(inside):
+                print(f"{source}: {len(texts)} files taken, {len(inside) - len(texts)} without text left out")
+            files += texts
+        elif not path.exists():
+            raise UsageError(f"no file or folder {source}{nearest(source, ['stdlib', 'shakespeare'])}")
+        elif not is_text(path):
+            raise UsageError(f"{source} is not text: it {'holds a NUL byte' if path.stat().st_size else 'is empty'}")
+        else:
+            files.append(path)
+        names.append(path.resolve().name if path.is_dir() else path.stem)
+    return files, names[0]
+
+
+def is_text(path):
+    """As git tells: something is in it, and no NUL byte near its beginning."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8192)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    return bool(head) and b"\0" not in head
+
+
+def stdlib_files():
+    """The .py sources of the running Python's standard library, in order, without tests and installed packages."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    left_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    files = [p for p in sorted(root.rglob("*.py")) if not left_out & {*p.relative_to(root).parts} and p.stat().st_size]
+    if not files:
+        raise UsageError(f"no sources of the standard library in {root}: give your own, python prepare.py your.txt")
+    return files
+
+
+def download_shakespeare():
+    """data/tinyshakespeare.txt, fetched where it is not there yet. Raises UsageError, also where its sha256 is off."""
+    path = Path("data/tinyshakespeare.txt")
+    try:
+        text = path.read_bytes() if path.exists() else urllib.request.urlopen(SHAKESPEARE, timeout=20).read()
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        ways = "python prepare.py stdlib needs none, nor does python prepare.py your.txt"
+        raise UsageError(f"tiny Shakespeare needs a network ({reason}): {ways}") from None
+    if (found := hashlib.sha256(text).hexdigest()) != SHAKESPEARE_SHA256:
+        raise UsageError(f"tiny Shakespeare has sha256 {found}, not {SHAKESPEARE_SHA256}: remove {path} and try again")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text)
+    return path
+
+
+def split(files, val_fraction):
+    """(train, val), each a list of (file, first byte, byte after the last).
+
+    Of many files whole ones are held out, in the order of a hash of their names (so that a file stays where it is when
+    others come and go), as long as they fit into val_fraction of the bytes. Where that fills less than half of it, as
+    with a single file, the tail of the text is held out.
+    """
+    whole = [(path, 0, path.stat().st_size) for path in files]
+    total = sum(size for _, _, size in whole)
+    held_out, room = [], val_fraction * total
+    for segment in sorted(whole, key=lambda s: hashlib.sha256(s[0].name.encode()).digest()):
+        if segment[2] <= room:
+            held_out.append(segment)
+            room -= segment[2]
+    if room <= val_fraction * total / 2:
+        return [s for s in whole if s not in held_out], [s for s in whole if s in held_out]
+
+    train, cut = [], int((1 - val_fraction) * total)
+    while cut > whole[0][2]:
+        train.append(whole.pop(0))
+        cut -= train[-1][2]
+    path, _, size = whole.pop(0)
+    with open(path, "rb") as file:  # between two characters: inside one, a byte of UTF-8 is 10xxxxxx
+        file.seek(cut)
+        cut += next((i for i, byte in enumerate(file.read(4)) if byte & 0xC0 != 0x80), 0)
+    return [*train, (path, 0, cut)], [(path, cut, size), *whole]
+
+
+# ---------------------------------------------------------------------------- text to tokens
+
+
+def write(target, segments, coder, dtype, text, bar):
+    """Encode `segments` into the file `target`; returns its counts and sha256, and feeds the bytes read to `text`."""
+    ids_written, bytes_read, digest = 0, 0, hashlib.sha256()
+    stream = pieces(segments)
+    with open(target, "wb") as out, ThreadPoolExecutor(os.cpu_count()) as cores:
+        while some := list(islice(stream, 16)):  # executors read ahead without bound: not a whole corpus
+            for (_, piece), ids in zip(some, cores.map(lambda pair: coder.encode(pair[1], pair[0]), some), strict=True):
+                raw = narrow(ids, dtype, coder.vocab_size).tobytes()
+                out.write(raw)
+                digest.update(raw)
+                text.update(piece)
+                ids_written, bytes_read = ids_written + len(ids), bytes_read + len(piece)
+                bar.update(len(piece))
+    return {"tokens": ids_written, "bytes": bytes_read, "sha256": digest.hexdigest()}
+
+
+def narrow(ids, dtype, vocab_size):
+    """ids as `dtype`, never wrapped around. Raises UsageError where one does not fit."""
+    if len(ids) and (largest := int(ids.max())) > min(vocab_size - 1, np.iinfo(dtype).max):
+        raise UsageError(f"token {largest} does not fit into {dtype} or a vocabulary of {vocab_size}")
+    return ids.astype(dtype)
+
+
+def pieces(segments):
+    """(file, bytes) again and again: the text in pieces that encode to the same tokens apart as together.
+
+    No pattern of tiktoken's joins two lines that end and begin with something visible, so a piece ends between such.
+    """
+    for path, start, stop in segments:
+        with open(path, "rb") as file:
+            file.seek(start)
+            rest = b""
+            while block := file.read(min(PIECE, stop - file.tell())):
+                rest += block
+                end = rest.rfind(b"\n") + 1
+                while end > 1 and (
+                    end == len(rest) or rest[end - 2 : end - 1].isspace() or rest[end : end + 1].isspace()
+                ):
+                    end = rest.rfind(b"\n", 0, end - 1) + 1
+                if end <= 1 and len(rest) >= LONGEST_LINE:
+                    end = next(i for i in range(len(rest) - 1, 0, -1) if rest[i] & 0xC0 != 0x80)
+                if end > 1:
+                    yield path, rest[:end]
+                    rest = rest[end:]
+            if rest:
+                yield path, rest
+
+
+class Tokenizer:
+    """Text to ids and back: UTF-8's bytes as they are, or an `encoding` of tiktoken."""
+
+    def __init__(self, encoding=None):
+        self.encoding = encoding
+        self.vocab_size = encoding.n_vocab if encoding else 256
+
+    @classmethod
+    def named(cls, name):
+        """The tokenizer of that name. Raises UsageError."""
+        if name == "bytes":
+            return cls()
+        names = tiktoken.list_encoding_names()
+        if name not in names:
+            raise UsageError(f"no tokenizer {name}: bytes or {', '.join(names)}{nearest(name, ['bytes', *names])}")
+        try:
+            return cls(tiktoken.get_encoding(name))
+        except Exception as error:  # whatever tiktoken's download raises
+            reason = f"{type(error).__name__}; tiktoken downloads it once, TIKTOKEN_CACHE_DIR says where to"
+            raise UsageError(
+                f"could not load tokenizer {name} ({reason}). Without a network: --tokenizer=bytes"
+            ) from None
+
+    def freeze(self):
+        """A dict that `thaw` makes this tokenizer of, without a network."""
+        if not self.encoding:
+            return {"name": "bytes"}
+        e = self.encoding
+        ranks = sorted(e._mergeable_ranks.items(), key=lambda pair: pair[1])
+        ranks = " ".join(f"{base64.b64encode(token).decode()}:{rank}" for token, rank in ranks)
+        return {
+            "name": e.name,
+            "pat_str": e._pat_str,
+            "special_tokens": dict(e._special_tokens),
+            "mergeable_ranks": ranks,
+        }
+
+    @classmethod
+    def thaw(cls, frozen):
+        if frozen["name"] == "bytes":
+            return cls()
+        pairs = (pair.split(":") for pair in frozen["mergeable_ranks"].split(" "))
+        ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        return cls(tiktoken.Encoding(**{**frozen, "mergeable_ranks": ranks}))
+
+    def encode(self, text, where="the text"):
+        """Ids of a text or of its bytes, as an array; "<|endoftext|>" in a text is text.
+
+        Raises UsageError that names `where` if an encoding of tiktoken meets what is not UTF-8.
+        """
+        text = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+        if not self.encoding:
+            return np.frombuffer(text, np.uint8)
+        try:
+            return self.encoding.encode_to_numpy(text.decode("utf-8"), disallowed_special=())
+        except UnicodeDecodeError as error:
+            byte = f"0x{text[error.start]:02x}"
+            ways = "convert it (iconv -f latin1 -t utf-8), or take --tokenizer=bytes"
+            raise UsageError(f"{where} is not UTF-8 (a byte {byte} is out of place): {ways}") from None
+
+    def stream(self, ids):
+        """The text of `ids` as they come, whole characters at a time; U+FFFD for what is none."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for i in ids:
+            try:
+                yield decoder.decode(self.encoding.decode_single_token_bytes(i) if self.encoding else bytes([i]))
+            except (KeyError, ValueError):  # a row that pads the embedding
+                yield "\ufffd"
+        yield decoder.decode(b"", final=True)
+
+    def decode(self, ids):
+        """The text of `ids`."""
+        return "".join(self.stream(ids))
+
+
+if __name__ == "__main__":
+    run(prepare)

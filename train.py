@@ -1,0 +1,490 @@
+"""Train a GPT: `python train.py`, with a preset, with options, or train(GPTConfig(n_layer=1), max_iters=2) from Python.
+
+A run is a function of its options and its seed: the batch and the dropout of a step are drawn from (seed, step) alone,
+evaluation draws nothing. So a run stopped and resumed is the run never stopped, on a CPU bit for bit.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from configurable import UsageError, nearest, run, to_toml
+from model import GPT, GPTConfig
+from prepare import prepare
+
+
+def train(
+    model: GPTConfig,
+    *,
+    dataset: str = "stdlib",  # folder under data/ that prepare.py made; stdlib is made where it is missing
+    batch_size: int = 12,  # windows of block_size tokens in a micro-batch
+    gradient_accumulation_steps: int = 1,  # micro-batches in a step
+    max_iters: int = 2000,  # steps
+    warmup_iters: int = 100,  # steps in which the learning rate rises
+    lr_decay_iters: int | None = None,  # step at which its cosine has come down to min_lr; none: max_iters
+    learning_rate: float = 1e-3,  # its height
+    min_lr: float = 0.0,  # its end
+    weight_decay: float = 0.1,  # of the weights of Linear and Embedding, and of nothing else
+    beta1: float = 0.9,  # AdamW's memory of gradients
+    beta2: float = 0.95,  # AdamW's memory of their squares
+    grad_clip: float | None = 1.0,  # the longest a gradient may be; none: any length
+    eval_interval: int = 250,  # steps between evaluations; the first and the last step have one
+    eval_tokens: int | None = None,  # tokens of val to evaluate on; none: all
+    checkpoint_interval: int = 250,  # steps between checkpoints; the last step has one
+    out_dir: str | None = None,  # folder of the run; none: out/<dataset>-<attention>
+    init_from: str = "scratch",  # scratch, resume (the run in out_dir), or a checkpoint to take the weights of
+    overwrite: bool = False,  # replace the run in out_dir
+    seed: int = 1337,  # of weights, batches and dropout
+    device: str = "auto",  # cpu, cuda, cuda:1, mps ...; auto: cuda where there is one, else cpu
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",  # of matrix products; auto: bfloat16 on CUDA that has it
+    compile: Literal["auto"] | bool = "auto",  # torch.compile the model; auto: on CUDA
+):
+    """Train a GPT on a dataset: checkpoints, metrics, options and a figure go to out_dir. Returns where it got to."""
+    options = locals().copy()
+    options = {**dataclasses.asdict(options.pop("model")), **options}
+    check(options)
+    device = find_device(device)
+    amp = find_amp(dtype, device)
+    folder, meta, tokens = load_dataset(dataset, device, model.block_size)
+    model = dataclasses.replace(model, vocab_size=max(model.vocab_size, meta["vocab_size"]))
+    out = Path(out_dir or f"out/{folder.name}-{model.attention}")
+    options |= {"vocab_size": model.vocab_size, "out_dir": out.as_posix(), "overwrite": False}
+
+    torch.manual_seed(seed)
+    gpt = GPT(model).to(device)
+    optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
+    state = {"step": 0, "seconds": 0.0, "best": None}  # what changes; with weights and optimizer, all of a run's memory
+    rows = []
+    if init_from == "resume":
+        old = load(out / "ckpt.pt", device)
+        refuse_others(f"cannot resume {out}", identity(old["config"], old["data"]), identity(options, meta))
+        gpt.load_state_dict(old["model"])
+        optimizer.load_state_dict(old["optimizer"])
+        state = {name: old[name] for name in state}
+        options["init_from"] = old["options"]["init_from"]
+        rows = [row for row in read_metrics(out / "metrics.jsonl") if row["step"] < state["step"]]
+    elif not overwrite and any((out / name).exists() for name in RUN_FILES):
+        raise UsageError(f"{out} holds a run: --init_from=resume goes on with it, --overwrite=true replaces it")
+    elif init_from != "scratch":
+        old = load(init_from, device)
+        there, here = identity(old["config"], old["data"]), identity(options, meta)
+        refuse_others(f"cannot start from {init_from}", there, {k: here[k] for k in here if k in WEIGHTS_DEPEND_ON})
+        gpt.load_state_dict(old["model"])
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name in () if init_from == "resume" else RUN_FILES:
+        (out / name).unlink(missing_ok=True)
+    write_whole(out / "config.toml", lambda file: file.write(to_toml(options).encode()))
+    write_whole(out / "metrics.jsonl", lambda file: file.writelines(map(to_line, rows)))
+    described = {"config": dataclasses.asdict(model), "options": options, "data": meta, **origin(folder)}
+    bits = meta["val"]["tokens"] / meta["val"]["bytes"] / math.log(2)  # nats a token -> bits a byte
+    n_batch = batch_size * gradient_accumulation_steps
+    bar = tqdm(total=max_iters, initial=state["step"], desc=out.name, unit="step", disable=not sys.stderr.isatty())
+    with open(out / "metrics.jsonl", "ab") as metrics, stop_signals() as stopped, bar:
+        loss_of, how = make_fast(
+            gpt, compile, device, lambda: batch(tokens["train"], batch_size, model.block_size, 0, 0)
+        )
+        bar.write(
+            f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, on {name_of(device)}, {how}"
+        )
+        began = time.perf_counter() - state["seconds"]
+        while True:
+            step = state["step"]
+            row, last = {"step": step}, step >= max_iters and not stopped
+            if last or (step % eval_interval == 0 and not stopped):
+                with amp:
+                    val_loss = evaluate(loss_of, gpt, tokens["val"], model.block_size, eval_tokens)
+                row |= {"val_loss": val_loss, "val_bits_per_byte": val_loss * bits, **watched(gpt)}
+                bar.write(f"step {step}: val {val_loss:.4f} nats a token, {val_loss * bits:.4f} bits a byte")
+            state["seconds"] = time.perf_counter() - began
+            if "val_loss" in row and not (state["best"] and state["best"]["val_loss"] <= val_loss):
+                state["best"] = row
+                save(out / "best.pt", {**described, **state, "model": gpt.state_dict()})
+            if last or stopped or step % checkpoint_interval == 0:
+                everything = {"model": gpt.state_dict(), "optimizer": optimizer.state_dict()}
+                save(out / "ckpt.pt", {**described, **state, **everything})
+            if last or stopped:
+                break
+
+            started = time.perf_counter()
+            lr = schedule(
+                step, learning_rate, min_lr, warmup_iters, max_iters if lr_decay_iters is None else lr_decay_iters
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))  # dropout
+            x, y = batch(tokens["train"], n_batch, model.block_size, seed, step)
+            loss = torch.zeros((), device=device)
+            try:
+                for micro_x, micro_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
+                    with amp:
+                        micro_loss = loss_of(micro_x.to(device), micro_y.to(device)) / gradient_accumulation_steps
+                    micro_loss.backward()
+                    loss += micro_loss.detach()
+            except torch.OutOfMemoryError:
+                raise UsageError(
+                    f"step {step}: out of memory on {device}. Halve batch_size={batch_size} and double "
+                    f"gradient_accumulation_steps={gradient_accumulation_steps}, or halve block_size={model.block_size}"
+                ) from None
+            norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), grad_clip or math.inf)
+            loss, norm = loss.item(), norm.item()
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise UsageError(
+                    f"step {step}: loss {loss}, gradient norm {norm}, at learning rate {lr:.3g}. Stopped before the "
+                    f"update; the last good checkpoint is {out}/ckpt.pt. Try a lower learning_rate or more warmup_iters"
+                )
+            optimizer.step()
+            optimizer.zero_grad()
+            speed = x.numel() / (time.perf_counter() - started)
+            row |= {"train_loss": loss, "learning_rate": lr, "grad_norm": norm, "tokens_per_second": round(speed)}
+            metrics.write(to_line(row))
+            metrics.flush()
+            state["step"] += 1
+            bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+            bar.update()
+        if last:
+            metrics.write(to_line(row))
+    draw(
+        out,
+        f"{folder.name} ({meta['tokenizer']}), {model.attention}, {gpt.n_params() / 1e6:.2f}M parameters, seed {seed}",
+    )
+    if stopped:
+        print(f"stopped at step {state['step']}, saved. Go on: python train.py {out}/config.toml --init_from=resume")
+        sys.exit(128 + stopped[0])
+    best = state["best"]
+    print(
+        f"best val {best['val_loss']:.4f} nats a token, {best['val_bits_per_byte']:.4f} bits a byte, at step "
+        f"{best['step']}; {state['seconds']:.0f} s. Sample from it: python sample.py {out}"
+    )
+    return {"out_dir": str(out), "val_loss": val_loss, "best": best, "seconds": state["seconds"]}
+
+
+# ---------------------------------------------------------------------------- options
+
+
+def check(options):
+    """Raises UsageError for a number out of range."""
+    at_least = {
+        **dict.fromkeys(("max_iters", "warmup_iters", "lr_decay_iters", "seed"), 0),
+        **dict.fromkeys(("learning_rate", "min_lr", "weight_decay", "beta1", "beta2"), 0),
+        **dict.fromkeys(("batch_size", "gradient_accumulation_steps"), 1),
+        **dict.fromkeys(("eval_interval", "eval_tokens", "checkpoint_interval"), 1),
+    }
+    for name, least in at_least.items():
+        if (value := options[name]) is not None and not least <= value < math.inf:
+            raise UsageError(f"{name}={value}: must be at least {least}")
+    for name in ("beta1", "beta2"):
+        if options[name] >= 1:
+            raise UsageError(f"{name}={options[name]}: must be less than 1")
+    if options["grad_clip"] is not None and options["grad_clip"] <= 0:
+        raise UsageError(f"grad_clip={options['grad_clip']}: must be more than 0; none leaves gradients as they are")
+
+
+def find_device(device):
+    """The torch.device of that name, tried out; "auto" is CUDA where there is one, else the CPU. Raises UsageError."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise UsageError(f"device={device}: {reason}; auto, cpu, cuda, cuda:1 and mps are examples") from None
+
+
+def find_amp(dtype, device):
+    """The autocast of `dtype`; "auto" is bfloat16 on CUDA that computes it, else float32."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
+        if dtype == "auto" and torch.cuda.is_bf16_supported(including_emulation=False):
+            dtype = "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def name_of(device):
+    """What a person calls it."""
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type} ({torch.get_num_threads()} threads)"
+    )
+
+
+def make_fast(gpt, compile, device, example):
+    """(gpt or its compiled twin, which of them), after a try on example(): where compiling fails it is gpt."""
+    if compile is False or (compile == "auto" and device.type != "cuda"):
+        return gpt, "eager"
+    try:
+        fast = torch.compile(gpt)
+        fast(*(z.to(device) for z in example())).backward()
+        return fast, "compiled"
+    except Exception as error:  # a missing C++ compiler, an old GPU: whatever it is, the model still runs
+        print(
+            f"torch.compile failed ({type(error).__name__}: {str(error).strip().splitlines()[0]}); going on without it"
+        )
+        return gpt, "eager"
+    finally:
+        gpt.zero_grad()
+
+
+# ---------------------------------------------------------------------------- data
+
+
+IN_MEMORY = 1 << 28  # tokens; a split larger than that stays on disk, memory-mapped
+
+
+def load_dataset(dataset, device, block_size):
+    """(folder, meta, {"train": tokens, "val": tokens}) of data/<dataset>. Raises UsageError."""
+    folder = Path("data") / dataset
+    if not (folder / "meta.json").exists():
+        corpus, _, tokenizer = folder.name.partition("-")
+        if corpus != "stdlib":
+            there = sorted(p.parent.name for p in Path("data").glob("*/meta.json"))
+            have = f"there is {', '.join(there)}" if there else "there is none yet"
+            raise UsageError(f"no dataset {folder}{nearest(dataset, there)}: {have}; python prepare.py makes one")
+        prepare("stdlib", tokenizer=tokenizer or "bytes")
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        tokens = {part: load_split(folder, part, meta, device) for part in ("train", "val")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder} is damaged ({type(error).__name__}: {error}); prepare it again") from None
+    if len(tokens["train"]) <= block_size:
+        raise UsageError(f"{folder} has {len(tokens['train'])} tokens to train on: too few for block_size={block_size}")
+    return folder, meta, tokens
+
+
+def load_split(folder, part, meta, device):
+    """The tokens of train.bin or val.bin, in memory as a tensor on `device`, or memory-mapped where they are many."""
+    path = folder / f"{part}.bin"
+    tokens = np.memmap(path, meta["dtype"], "r")
+    if len(tokens) != meta[part]["tokens"]:
+        raise ValueError(f"{path.name} has {len(tokens)} tokens, meta.json says {meta[part]['tokens']}")
+    if len(tokens) > IN_MEMORY:
+        return tokens
+    if (largest := tokens.max()) >= meta["vocab_size"]:
+        raise ValueError(f"{path.name} has token {largest}, vocab_size is {meta['vocab_size']}")
+    return torch.from_numpy(tokens.astype(np.int32)).to(device)
+
+
+def gather(tokens, index):
+    """tokens[index], int64, wherever the tokens live; index is a numpy array."""
+    if isinstance(tokens, torch.Tensor):
+        return tokens[torch.from_numpy(index).to(tokens.device)].long()
+    return torch.from_numpy(tokens[index].astype(np.int64))
+
+
+def batch(tokens, n, block_size, seed, step):
+    """n windows and what follows each of their tokens, x and y BT: drawn from (seed, step) alone."""
+    starts = np.random.default_rng((seed, step)).integers(len(tokens) - block_size, size=(n, 1))
+    windows = gather(tokens, starts + np.arange(block_size + 1))
+    return windows[:, :-1], windows[:, 1:]
+
+
+@torch.no_grad()
+def evaluate(loss_of, gpt, tokens, block_size, eval_tokens=None):
+    """Mean loss, nats a token, over `tokens` in order: every one but the first is predicted once, in its window."""
+    device, rows = gpt.embedding.weight.device, max(1, 8192 // block_size)
+    size, end = rows * block_size, min(len(tokens) - 1, eval_tokens or len(tokens))
+    gpt.eval()
+    total = 0.0
+    for start in range(0, end, size):
+        stop = min(start + size, end)
+        part = gather(tokens, np.arange(start, stop + 1)).to(device)
+        x, y = part[:-1], part[1:]
+        if (missing := size - len(x)) > 0:  # the last batch has the shape of the others, so nothing is compiled anew
+            x, y = (torch.nn.functional.pad(z, (0, missing), value=fill) for z, fill in ((x, 0), (y, -1)))
+        total += loss_of(x.view(rows, -1), y.view(rows, -1)).item() * (stop - start)
+    gpt.train()
+    return total / end
+
+
+# ---------------------------------------------------------------------------- optimisation
+
+
+def make_optimizer(gpt, weight_decay, betas):
+    """AdamW that decays the weights of Linear and Embedding, by owner: λ, g and the norms' gains never decay."""
+    owners = (m for m in gpt.modules() if isinstance(m, torch.nn.Linear | torch.nn.Embedding))
+    decayed = {m.weight for m in owners}
+    groups = [
+        {"params": [p for p in gpt.parameters() if p in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in gpt.parameters() if p not in decayed], "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in ("cpu", "cuda", "mps") for p in gpt.parameters())
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused)
+
+
+def schedule(step, learning_rate, min_lr, warmup_iters, lr_decay_iters):
+    """Learning rate of a step: linear up to learning_rate, then half a cosine down to min_lr."""
+    if step < warmup_iters:
+        return learning_rate * (step + 1) / warmup_iters
+    done = min(1.0, (step - warmup_iters) / max(1, lr_decay_iters - warmup_iters))
+    return min_lr + (learning_rate - min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """A list that the first SIGINT or SIGTERM is added to, for a loop to see; a second one does what it always does."""
+    seen, before = [], {}
+
+    def note(signum, frame):
+        seen.append(signum)
+        restore()
+
+    def restore():
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    with contextlib.suppress(ValueError):  # outside the main thread there are no signals to take
+        before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        restore()
+
+
+# ---------------------------------------------------------------------------- files of a run
+
+
+RUN_FILES = ("ckpt.pt", "best.pt", "metrics.jsonl", "loss.png", "config.toml")
+WEIGHTS_DEPEND_ON = ("attention", "vocab_size", "n_layer", "n_head", "n_embd", "tokenizer")
+
+
+def identity(config, meta):
+    """What two runs must share for one to go on with the other's state."""
+    shape = {k: config[k] for k in ("attention", "vocab_size", "n_layer", "n_head", "n_embd", "block_size")}
+    return {**shape, "tokenizer": meta["tokenizer"], **{f"{p}.bin": meta[p]["sha256"][:12] for p in ("train", "val")}}
+
+
+def refuse_others(what, there, here):
+    """Raises UsageError that lists where `here` differs from `there`."""
+    if differences := [f"{k} was {there[k]} and is {here[k]}" for k in here if there[k] != here[k]]:
+        raise UsageError(f"{what}: {', '.join(differences)}")
+
+
+def origin(folder):
+    """Tokenizer, versions and commit, for a checkpoint to carry."""
+    frozen = folder / "tokenizer.json"
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        commit = None
+    return {
+        "tokenizer": json.loads(frozen.read_text(encoding="utf-8")) if frozen.exists() else {"name": "bytes"},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        "commit": commit,
+    }
+
+
+def write_whole(path, write):
+    """Let write(file) fill the file `path`: it is there whole or not at all, even after a power cut."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+CHECKSUM = b"nanodiff sha256 "  # begins the comment that ends the file: torch writes a zip, and a zip may have one
+
+
+def save(path, checkpoint):
+    """Write a checkpoint, whole or not at all: a file of torch.save, its own sha256 in the comment of the zip."""
+
+    def write(file):
+        torch.save(checkpoint, file)
+        comment_length = len(CHECKSUM) + 64
+        file.seek(-2, os.SEEK_END)  # where a zip says how long its comment is
+        file.write(struct.pack("<H", comment_length))
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.write(CHECKSUM + digest.encode())
+
+    write_whole(path, write)
+
+
+def load(path, device="cpu"):
+    """The checkpoint in the file `path`, or in its best.pt if it is a folder; nothing in it is executed.
+
+    Raises UsageError where there is none, or its checksum is not that of its content.
+    """
+    path = Path(path)
+    path = path / "best.pt" if path.is_dir() else path
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"no checkpoint {path}: {error.strerror}") from None
+    content, mark, digest = content[: -len(CHECKSUM) - 64], content[-len(CHECKSUM) - 64 : -64], content[-64:]
+    if mark != CHECKSUM:
+        raise UsageError(f"{path} is no checkpoint of train.py, or its end is missing")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise UsageError(f"{path} is damaged: its checksum is not the one it was saved with")
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def load_model(path, device="cpu"):
+    """(model ready to use, checkpoint) of a file of `save`, or of a run's folder. Raises UsageError."""
+    checkpoint = load(path, device)
+    gpt = GPT(GPTConfig(**checkpoint["config"])).to(device).eval()
+    gpt.load_state_dict(checkpoint["model"])
+    return gpt, checkpoint
+
+
+def to_line(row):
+    return (json.dumps(row) + "\n").encode()
+
+
+def read_metrics(path):
+    """The rows of metrics.jsonl, without a last one that was cut off."""
+    rows = []
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as lines:
+        for line in lines:
+            rows.append(json.loads(line))
+    return rows
+
+
+def watched(gpt):
+    """{"lam": [layer 0's, ...]} or {"g": ...}: the learned numbers that the mechanism names in `watch`."""
+    attentions = [block.attention for block in gpt.blocks]
+    return {name: [getattr(a, name).flatten().tolist() for a in attentions] for name in attentions[0].watch}
+
+
+def draw(out, title):
+    """loss.png: the losses of metrics.jsonl against steps."""
+    from matplotlib.figure import Figure  # no pyplot: a notebook keeps its own backend
+
+    rows = read_metrics(out / "metrics.jsonl")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, style in (
+        ("train_loss", {"lw": 0.6, "color": "0.6"}),
+        ("val_loss", {"marker": "o", "ms": 4, "color": "k"}),
+    ):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), label=name.replace("_loss", ""), **style) if points else None
+    axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
+    axes.legend()
+    write_whole(out / "loss.png", lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parent / "config"
+    run(train, preset=lambda: here / ("gpu.toml" if torch.cuda.is_available() else "cpu.toml"))
