@@ -60,25 +60,28 @@ def parse(function, argv, preset=None):
     while argv:
         word = argv.pop(0)
         name, equals, value = word.lstrip("-").partition("=")
-        if not word.startswith("-"):
-            if equals and name in options:
-                raise UsageError(f"{word}: did you mean --{word}?")
-            if len(words) < len(places) or (places and places[-1].repeated):
-                words.append(word)
-            else:
-                read_toml(values, options, word)
-            continue
-        if not equals and name in options:
-            flag = bool in options[name].kinds and (
-                not argv or argv[0].lower() not in ("true", "false", "auto", "none")
-            )
-            if not flag and (not argv or argv[0].startswith("--")):
-                raise UsageError(f"{word}: a value is missing, {word}={options[name].form}")
-            value = "true" if flag else argv.pop(0)
-        assign(values, options, name, value, word)
+        if name in options and not word.startswith("--") and (equals or word.startswith("-")):
+            raise UsageError(f"{word}: did you mean --{word.lstrip('-')}?")
+        if word.startswith("-"):
+            if name in options and not equals:
+                value = next_value(options[name], word, argv)
+            assign(values, options, name, value, word)
+        elif len(words) < len(places) or (places and places[-1].repeated):
+            words.append(word)
+        else:
+            read_toml(values, options, word)
     if len(words) < len(places):
         raise UsageError(f"{places[len(words)].name.upper()} is missing: {places[len(words)].comment}")
     return bind(function, words, values)
+
+
+def next_value(option, word, argv):
+    """The value of `--name value`, taken off argv; "true" for a switch alone. Raises UsageError where there is none."""
+    if bool in option.kinds and not (argv and argv[0].lower() in ("true", "false", "none", *option.kinds)):
+        return "true"
+    if not argv or argv[0].startswith("--"):
+        raise UsageError(f"{word}: a value is missing, {word}={option.form}")
+    return argv.pop(0)
 
 
 def bind(function, words, values):
@@ -193,17 +196,18 @@ def read_toml(values, options, path):
 
 def show(value):
     """`value` as one writes it after `--name=`."""
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    if isinstance(value, str):
+        return value if value.isprintable() else json.dumps(value)
+    return str(value).lower() if value is None or isinstance(value, bool) else repr(value)
 
 
 def to_toml(values):
     """The text of a TOML file from which read_toml reads `values`."""
-
-    def literal(value):
-        quoted = isinstance(value, str) or value is None
-        return json.dumps(show(value), ensure_ascii=False) if quoted else show(value)
-
-    return "".join(f"{name} = {literal(value)}\n" for name, value in values.items())
+    lines = []
+    for name, value in values.items():
+        value = "none" if value is None else value
+        lines.append(f"{name} = {json.dumps(value, ensure_ascii=False) if isinstance(value, str) else show(value)}\n")
+    return "".join(lines)
 
 
 def usage(function, program):

@@ -342,6 +342,10 @@ class GPT(nn.Module):
             yield new.squeeze(1)
             tokens = torch.cat((tokens[:, -L:], new), 1)
 
+    @property
+    def device(self):
+        return self.embedding.weight.device
+
     def n_params(self, embedding=True):
         """How many numbers are learned, with or without the embedding (which is also the output layer)."""
         return sum(p.numel() for p in self.parameters()) - (0 if embedding else self.embedding.weight.numel())
@@ -367,7 +371,7 @@ def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     logits = logits.float() - logits.max(-1, keepdim=True).values.float()
-    p, tokens = (logits / temperature).softmax(-1).sort(-1, descending=True, stable=True)
+    p, tokens = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     if top_p is not None:
         p = p.where(p.cumsum(-1) - p < top_p, 0)
     if top_k is not None:

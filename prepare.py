@@ -149,14 +149,14 @@ def download_shakespeare():
 def split(files, val_fraction):
     """(train, val), each a list of (file, first byte, byte after the last).
 
-    Of many files whole ones are held out, in the order of a hash of their names (so that a file stays where it is when
-    others come and go), as long as they fit into val_fraction of the bytes. Where that fills less than half of it, as
-    with a single file, the tail of the text is held out.
+    Of many files whole ones are held out: all that fit into val_fraction of the bytes, taken in the order of a hash of
+    their names, so that few change sides when others come and go. Where that fills less than half of it, as with a
+    single file, the tail of the text is held out.
     """
     whole = [(path, 0, path.stat().st_size) for path in files]
     total = sum(size for _, _, size in whole)
     held_out, room = [], val_fraction * total
-    for segment in sorted(whole, key=lambda s: hashlib.sha256(s[0].name.encode()).digest()):
+    for segment in sorted(whole, key=lambda s: hashlib.sha256("/".join(s[0].parts[-2:]).encode()).digest()):
         if segment[2] <= room:
             held_out.append(segment)
             room -= segment[2]

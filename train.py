@@ -54,7 +54,7 @@ def train(
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",  # of matrix products; auto: bfloat16 on CUDA that has it
     compile: Literal["auto"] | bool = "auto",  # torch.compile the model; auto: on CUDA
 ):
-    """Train a GPT on a dataset: checkpoints, metrics, options and a figure go to out_dir. Returns where it got to."""
+    """Train a GPT on a dataset; checkpoints, metrics, options and a figure go to out_dir. Returns how it went."""
     options = locals().copy()
     options = {**dataclasses.asdict(options.pop("model")), **options}
     check(options)
@@ -63,90 +63,56 @@ def train(
     folder, meta, tokens = load_dataset(dataset, device, model.block_size)
     model = dataclasses.replace(model, vocab_size=max(model.vocab_size, meta["vocab_size"]))
     out = Path(out_dir or f"out/{folder.name}-{model.attention}")
-    options |= {"vocab_size": model.vocab_size, "out_dir": out.as_posix(), "overwrite": False}
+    options |= {"vocab_size": model.vocab_size, "out_dir": out.as_posix()}
+    about = {"config": dataclasses.asdict(model), "options": options, "data": meta, **origin(folder)}
 
     torch.manual_seed(seed)
     gpt = GPT(model).to(device)
     optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
-    state = {"step": 0, "seconds": 0.0, "best": None}  # what changes; with weights and optimizer, all of a run's memory
-    rows = []
-    if init_from == "resume":
-        old = load(out / "ckpt.pt", device)
-        refuse_others(f"cannot resume {out}", identity(old["config"], old["data"]), identity(options, meta))
-        gpt.load_state_dict(old["model"])
-        optimizer.load_state_dict(old["optimizer"])
-        state = {name: old[name] for name in state}
-        options["init_from"] = old["options"]["init_from"]
-        rows = [row for row in read_metrics(out / "metrics.jsonl") if row["step"] < state["step"]]
-    elif not overwrite and any((out / name).exists() for name in RUN_FILES):
-        raise UsageError(f"{out} holds a run: --init_from=resume goes on with it, --overwrite=true replaces it")
-    elif init_from != "scratch":
-        old = load(init_from, device)
-        there, here = identity(old["config"], old["data"]), identity(options, meta)
-        refuse_others(f"cannot start from {init_from}", there, {k: here[k] for k in here if k in WEIGHTS_DEPEND_ON})
-        gpt.load_state_dict(old["model"])
-
-    out.mkdir(parents=True, exist_ok=True)
-    for name in () if init_from == "resume" else RUN_FILES:
-        (out / name).unlink(missing_ok=True)
-    write_whole(out / "config.toml", lambda file: file.write(to_toml(options).encode()))
-    write_whole(out / "metrics.jsonl", lambda file: file.writelines(map(to_line, rows)))
-    described = {"config": dataclasses.asdict(model), "options": options, "data": meta, **origin(folder)}
+    state = begin(out, gpt, optimizer, about)
+    n_batch, decay_end = (
+        batch_size * gradient_accumulation_steps,
+        max_iters if lr_decay_iters is None else lr_decay_iters,
+    )
     bits = meta["val"]["tokens"] / meta["val"]["bytes"] / math.log(2)  # nats a token -> bits a byte
-    n_batch = batch_size * gradient_accumulation_steps
     bar = tqdm(total=max_iters, initial=state["step"], desc=out.name, unit="step", disable=not sys.stderr.isatty())
-    with open(out / "metrics.jsonl", "ab") as metrics, stop_signals() as stopped, bar:
-        loss_of, how = make_fast(
-            gpt, compile, device, lambda: batch(tokens["train"], batch_size, model.block_size, 0, 0)
-        )
-        bar.write(
-            f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, on {name_of(device)}, {how}"
-        )
+
+    with stop_signals() as stopped, explain_memory(options), open(out / "metrics.jsonl", "ab") as metrics, bar:
+        loss_of, how = make_fast(gpt, compile, batch(tokens["train"], batch_size, model.block_size, seed, 0))
+        bar.write(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, {name_of(device)}, {how}")
         began = time.perf_counter() - state["seconds"]
         while True:
-            step = state["step"]
-            row, last = {"step": step}, step >= max_iters and not stopped
+            row = {"step": (step := state["step"])}
+            last = step >= max_iters and not stopped
             if last or (step % eval_interval == 0 and not stopped):
                 with amp:
-                    val_loss = evaluate(loss_of, gpt, tokens["val"], model.block_size, eval_tokens)
-                row |= {"val_loss": val_loss, "val_bits_per_byte": val_loss * bits, **watched(gpt)}
-                bar.write(f"step {step}: val {val_loss:.4f} nats a token, {val_loss * bits:.4f} bits a byte")
-            state["seconds"] = time.perf_counter() - began
-            if "val_loss" in row and not (state["best"] and state["best"]["val_loss"] <= val_loss):
-                state["best"] = row
-                save(out / "best.pt", {**described, **state, "model": gpt.state_dict()})
+                    val = evaluate(loss_of, gpt, tokens["val"], model.block_size, eval_tokens)
+                row |= {"val_loss": val, "val_bits_per_byte": val * bits, **watched(gpt)}
+                bar.write(f"step {step}: val {val:.4f} nats a token, {val * bits:.4f} bits a byte")
+                state["seconds"] = time.perf_counter() - began
+                if state["best"] is None or val < state["best"]["val_loss"]:
+                    state["best"] = dict(row)
+                    save(out / "best.pt", {**about, **state, "model": gpt.state_dict()})
             if last or stopped or step % checkpoint_interval == 0:
-                everything = {"model": gpt.state_dict(), "optimizer": optimizer.state_dict()}
-                save(out / "ckpt.pt", {**described, **state, **everything})
+                state["seconds"] = time.perf_counter() - began
+                save(
+                    out / "ckpt.pt", {**about, **state, "model": gpt.state_dict(), "optimizer": optimizer.state_dict()}
+                )
             if last or stopped:
                 break
 
             started = time.perf_counter()
-            lr = schedule(
-                step, learning_rate, min_lr, warmup_iters, max_iters if lr_decay_iters is None else lr_decay_iters
-            )
+            lr = schedule(step, learning_rate, min_lr, warmup_iters, decay_end)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))  # dropout
+            torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))  # for dropout
             x, y = batch(tokens["train"], n_batch, model.block_size, seed, step)
-            loss = torch.zeros((), device=device)
-            try:
-                for micro_x, micro_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
-                    with amp:
-                        micro_loss = loss_of(micro_x.to(device), micro_y.to(device)) / gradient_accumulation_steps
-                    micro_loss.backward()
-                    loss += micro_loss.detach()
-            except torch.OutOfMemoryError:
+            loss = gradient(loss_of, x.to(device), y.to(device), batch_size, amp).item()
+            norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), grad_clip or math.inf).item()
+            if not math.isfinite(loss + norm):
                 raise UsageError(
-                    f"step {step}: out of memory on {device}. Halve batch_size={batch_size} and double "
-                    f"gradient_accumulation_steps={gradient_accumulation_steps}, or halve block_size={model.block_size}"
-                ) from None
-            norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), grad_clip or math.inf)
-            loss, norm = loss.item(), norm.item()
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise UsageError(
-                    f"step {step}: loss {loss}, gradient norm {norm}, at learning rate {lr:.3g}. Stopped before the "
-                    f"update; the last good checkpoint is {out}/ckpt.pt. Try a lower learning_rate or more warmup_iters"
+                    f"step {step}: loss {loss}, gradient norm {norm} at learning rate {lr:.3g}: stopped before the "
+                    f"update. Lower learning_rate or raise warmup_iters; the last good checkpoint is {out}/ckpt.pt"
                 )
             optimizer.step()
             optimizer.zero_grad()
@@ -159,19 +125,51 @@ def train(
             bar.update()
         if last:
             metrics.write(to_line(row))
-    draw(
-        out,
-        f"{folder.name} ({meta['tokenizer']}), {model.attention}, {gpt.n_params() / 1e6:.2f}M parameters, seed {seed}",
-    )
-    if stopped:
-        print(f"stopped at step {state['step']}, saved. Go on: python train.py {out}/config.toml --init_from=resume")
+
+    size = f"{model.n_layer} layers of {model.n_embd}, {gpt.n_params() / 1e6:.2f}M parameters"
+    draw(out, f"{folder.name} ({meta['tokenizer']}), {model.attention}, {size}, seed {seed}")
+    if not last:
+        print(f"stopped at step {step}, and saved. Go on: python train.py {out}/config.toml --init_from=resume")
         sys.exit(128 + stopped[0])
     best = state["best"]
-    print(
-        f"best val {best['val_loss']:.4f} nats a token, {best['val_bits_per_byte']:.4f} bits a byte, at step "
-        f"{best['step']}; {state['seconds']:.0f} s. Sample from it: python sample.py {out}"
-    )
-    return {"out_dir": str(out), "val_loss": val_loss, "best": best, "seconds": state["seconds"]}
+    scores = f"{best['val_loss']:.4f} nats a token, {best['val_bits_per_byte']:.4f} bits a byte"
+    print(f"best val {scores}, at step {best['step']}; {state['seconds']:.0f} s. Sample it: python sample.py {out}")
+    return {"out_dir": str(out), "val_loss": val, "best": best, "seconds": state["seconds"]}
+
+
+def begin(out, gpt, optimizer, about):
+    """Make the folder `out` ready for a run that starts or goes on, fill gpt and optimizer; returns the run's state.
+
+    Raises UsageError where `out` holds another run, or a checkpoint does not fit.
+    """
+    options = about["options"]
+    state, rows, source = {"step": 0, "seconds": 0.0, "best": None}, [], options["init_from"]
+    if source == "resume":
+        old = load(out / "ckpt.pt", gpt.device)
+        refuse_other(f"cannot resume {out}", old, about, ("block_size", *WEIGHTS_DEPEND_ON, "train.bin", "val.bin"))
+        gpt.load_state_dict(old["model"])
+        optimizer.load_state_dict(old["optimizer"])
+        state = {name: old[name] for name in state}
+        rows = [row for row in read_metrics(out / "metrics.jsonl") if row["step"] < state["step"]]
+        options["init_from"] = old["options"]["init_from"]
+        free = {"out_dir", "overwrite", "device"}
+        changed = [f"{k} {old['options'].get(k)} -> {v}" for k, v in options.items() if old["options"].get(k) != v]
+        if changed := [line for line in changed if line.split()[0] not in free]:
+            print(f"{out} goes on with other options: {', '.join(changed)}")
+    else:
+        if not options["overwrite"] and any((out / name).exists() for name in RUN_FILES):
+            raise UsageError(f"{out} holds a run: --init_from=resume goes on with it, --overwrite=true replaces it")
+        if source != "scratch":
+            old = load(source, gpt.device)
+            refuse_other(f"cannot start from {source}", old, about, WEIGHTS_DEPEND_ON)
+            gpt.load_state_dict(old["model"])
+        for name in RUN_FILES:
+            (out / name).unlink(missing_ok=True)
+    options["overwrite"] = False
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "config.toml", lambda file: file.write(to_toml(options).encode()))
+    write_whole(out / "metrics.jsonl", lambda file: file.writelines(map(to_line, rows)))
+    return state
 
 
 # ---------------------------------------------------------------------------- options
@@ -179,19 +177,16 @@ def train(
 
 def check(options):
     """Raises UsageError for a number out of range."""
-    at_least = {
-        **dict.fromkeys(("max_iters", "warmup_iters", "lr_decay_iters", "seed"), 0),
-        **dict.fromkeys(("learning_rate", "min_lr", "weight_decay", "beta1", "beta2"), 0),
-        **dict.fromkeys(("batch_size", "gradient_accumulation_steps"), 1),
-        **dict.fromkeys(("eval_interval", "eval_tokens", "checkpoint_interval"), 1),
-    }
-    for name, least in at_least.items():
-        if (value := options[name]) is not None and not least <= value < math.inf:
-            raise UsageError(f"{name}={value}: must be at least {least}")
-    for name in ("beta1", "beta2"):
-        if options[name] >= 1:
-            raise UsageError(f"{name}={options[name]}: must be less than 1")
-    if options["grad_clip"] is not None and options["grad_clip"] <= 0:
+    whole, real = "max_iters warmup_iters lr_decay_iters", "learning_rate min_lr weight_decay"
+    counts = "batch_size gradient_accumulation_steps eval_interval eval_tokens checkpoint_interval"
+    for names, least, below in ((f"{whole} {real}", 0, math.inf), (counts, 1, math.inf), ("beta1 beta2", 0, 1)):
+        for name in names.split():
+            if (value := options[name]) is not None and not least <= value < below:
+                end = f"less than {below}" if below < math.inf else "finite"
+                raise UsageError(f"{name}={value}: must be at least {least} and {end}")
+    if not 0 <= options["seed"] < 2**63:
+        raise UsageError(f"seed={options['seed']}: must be at least 0 and less than 2^63")
+    if options["grad_clip"] is not None and not options["grad_clip"] > 0:
         raise UsageError(f"grad_clip={options['grad_clip']}: must be more than 0; none leaves gradients as they are")
 
 
@@ -224,21 +219,33 @@ def name_of(device):
     )
 
 
-def make_fast(gpt, compile, device, example):
-    """(gpt or its compiled twin, which of them), after a try on example(): where compiling fails it is gpt."""
-    if compile is False or (compile == "auto" and device.type != "cuda"):
+def make_fast(gpt, compile, example):
+    """(gpt, or its compiled twin if that computes the loss of `example`, a pair BT; which of the two it is)."""
+    if compile is False or (compile == "auto" and gpt.device.type != "cuda"):
         return gpt, "eager"
     try:
         fast = torch.compile(gpt)
-        fast(*(z.to(device) for z in example())).backward()
+        fast(*(z.to(gpt.device) for z in example)).backward()
         return fast, "compiled"
-    except Exception as error:  # a missing C++ compiler, an old GPU: whatever it is, the model still runs
-        print(
-            f"torch.compile failed ({type(error).__name__}: {str(error).strip().splitlines()[0]}); going on without it"
-        )
+    except Exception as error:  # no C++ compiler, an old GPU: whatever it is, the plain model runs
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        print(f"torch.compile failed ({reason}); going on without it")
         return gpt, "eager"
     finally:
         gpt.zero_grad()
+
+
+@contextlib.contextmanager
+def explain_memory(options):
+    """Turns running out of GPU memory into a UsageError that says what to halve."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UsageError(
+            f"out of memory on {options['device']}: halve batch_size={options['batch_size']} (and double "
+            f"gradient_accumulation_steps={options['gradient_accumulation_steps']}: the same batch in smaller parts), "
+            f"or halve block_size={options['block_size']}"
+        ) from None
 
 
 # ---------------------------------------------------------------------------- data
@@ -297,13 +304,13 @@ def batch(tokens, n, block_size, seed, step):
 @torch.no_grad()
 def evaluate(loss_of, gpt, tokens, block_size, eval_tokens=None):
     """Mean loss, nats a token, over `tokens` in order: every one but the first is predicted once, in its window."""
-    device, rows = gpt.embedding.weight.device, max(1, 8192 // block_size)
+    rows = max(1, 8192 // block_size)
     size, end = rows * block_size, min(len(tokens) - 1, eval_tokens or len(tokens))
     gpt.eval()
     total = 0.0
     for start in range(0, end, size):
         stop = min(start + size, end)
-        part = gather(tokens, np.arange(start, stop + 1)).to(device)
+        part = gather(tokens, np.arange(start, stop + 1)).to(gpt.device)
         x, y = part[:-1], part[1:]
         if (missing := size - len(x)) > 0:  # the last batch has the shape of the others, so nothing is compiled anew
             x, y = (torch.nn.functional.pad(z, (0, missing), value=fill) for z, fill in ((x, 0), (y, -1)))
@@ -313,6 +320,17 @@ def evaluate(loss_of, gpt, tokens, block_size, eval_tokens=None):
 
 
 # ---------------------------------------------------------------------------- optimisation
+
+
+def gradient(loss_of, x, y, batch_size, amp):
+    """Mean loss over the windows x, y BT, its gradient added to .grad, computed `batch_size` windows at a time."""
+    total = 0.0
+    for micro_x, micro_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        with amp:
+            loss = loss_of(micro_x, micro_y) * (len(micro_x) / len(x))
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def make_optimizer(gpt, weight_decay, betas):
@@ -331,7 +349,9 @@ def schedule(step, learning_rate, min_lr, warmup_iters, lr_decay_iters):
     """Learning rate of a step: linear up to learning_rate, then half a cosine down to min_lr."""
     if step < warmup_iters:
         return learning_rate * (step + 1) / warmup_iters
-    done = min(1.0, (step - warmup_iters) / max(1, lr_decay_iters - warmup_iters))
+    if step >= lr_decay_iters:
+        return min_lr
+    done = (step - warmup_iters) / (lr_decay_iters - warmup_iters)
     return min_lr + (learning_rate - min_lr) * (1 + math.cos(math.pi * done)) / 2
 
 
@@ -363,16 +383,16 @@ RUN_FILES = ("ckpt.pt", "best.pt", "metrics.jsonl", "loss.png", "config.toml")
 WEIGHTS_DEPEND_ON = ("attention", "vocab_size", "n_layer", "n_head", "n_embd", "tokenizer")
 
 
-def identity(config, meta):
-    """What two runs must share for one to go on with the other's state."""
-    shape = {k: config[k] for k in ("attention", "vocab_size", "n_layer", "n_head", "n_embd", "block_size")}
-    return {**shape, "tokenizer": meta["tokenizer"], **{f"{p}.bin": meta[p]["sha256"][:12] for p in ("train", "val")}}
+def refuse_other(what, old, new, names):
+    """Raises UsageError that lists which of `names` differ between two checkpoints."""
 
+    def said(about, name):
+        if name.endswith(".bin"):
+            return about["data"][name[:-4]]["sha256"][:12]
+        return {**about["config"], "tokenizer": about["data"]["tokenizer"]}[name]
 
-def refuse_others(what, there, here):
-    """Raises UsageError that lists where `here` differs from `there`."""
-    if differences := [f"{k} was {there[k]} and is {here[k]}" for k in here if there[k] != here[k]]:
-        raise UsageError(f"{what}: {', '.join(differences)}")
+    if differences := [f"{n} was {said(old, n)}, is {said(new, n)}" for n in names if said(old, n) != said(new, n)]:
+        raise UsageError(f"{what}: {'; '.join(differences)}")
 
 
 def origin(folder):
@@ -437,7 +457,11 @@ def load(path, device="cpu"):
         raise UsageError(f"{path} is no checkpoint of train.py, or its end is missing")
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise UsageError(f"{path} is damaged: its checksum is not the one it was saved with")
-    return torch.load(path, map_location=device, weights_only=True)
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        reason = "it holds more than tensors, numbers and text"
+        raise UsageError(f"{path} is no checkpoint of train.py: {reason} ({type(error).__name__})") from None
 
 
 def load_model(path, device="cpu"):

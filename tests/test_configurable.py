@@ -1,0 +1,247 @@
+"""What a command line does, and the one line that says what is wrong with it."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import prepare
+import sample
+import train
+from configurable import UsageError, parse, run, to_toml, usage
+
+
+@dataclass
+class Shape:
+    """A dataclass that lends its fields."""
+
+    width: int = 4  # how wide
+    kind: str = "flat"  # flat or round
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise ValueError(f"width={self.width}: must be at least 1")
+
+
+def work(
+    shape: Shape,
+    *,
+    learning_rate: float = 1e-3,  # the step's length, not # of steps
+    max_iters: int = 10,
+    grad_clip: float | None = 1.0,  # none: any
+    compile: Literal["auto"] | bool = "auto",
+    overwrite: bool = False,
+    out_dir: str | None = None,
+):
+    """Do the work. And more."""
+    other: int = 3  # not an option
+    return shape, learning_rate, max_iters, grad_clip, compile, overwrite, out_dir, other
+
+
+def words(
+    one: str,  # the first
+    *rest: str,  # the others
+    count: int = 1,
+):
+    """Take words."""
+    return one, rest, count
+
+
+def given_(*argv):
+    args, options = parse(work, argv)
+    return {**vars(args[0]), **options}
+
+
+def mistake(function, *argv):
+    with pytest.raises(UsageError) as error:
+        parse(function, argv)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--learning_rate=1"], {"learning_rate": 1.0}),
+        (["--learning_rate=0"], {"learning_rate": 0.0}),
+        (["--compile=TRUE"], {"compile": True}),
+        (["--compile=False"], {"compile": False}),
+        (["--compile=Auto"], {"compile": "auto"}),
+        (["--max_iters=1e3"], {"max_iters": 1000}),
+        (["--max_iters=-3"], {"max_iters": -3}),
+        (["--max_iters", "7"], {"max_iters": 7}),
+        (["--max_iters", "-7"], {"max_iters": -7}),
+        (["--out_dir=123"], {"out_dir": "123"}),
+        (["--out_dir=a=b"], {"out_dir": "a=b"}),
+        (["--out_dir="], {"out_dir": ""}),
+        (["--out_dir=None"], {"out_dir": None}),
+        (["--grad_clip=none"], {"grad_clip": None}),
+        (["--grad_clip=2"], {"grad_clip": 2.0}),
+        (["--overwrite"], {"overwrite": True}),
+        (["--overwrite", "--max_iters=1"], {"overwrite": True, "max_iters": 1}),
+        (["--overwrite", "false"], {"overwrite": False}),
+        (["--width=8", "--kind=round"], {"width": 8, "kind": "round"}),
+        (["--max_iters=1", "--max_iters=2"], {"max_iters": 2}),
+    ],
+)
+def test_values(argv, expected):
+    found = {**{"width": 4, "kind": "flat"}, **given_(*argv)}
+    assert found == {"width": 4, "kind": "flat", **expected}
+    assert all(type(found[k]) is type(v) for k, v in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["learning_rate=3"], "learning_rate=3: did you mean --learning_rate=3?"),
+        (["--learning_rat=3"], "--learning_rat=3: there is no option learning_rat (did you mean learning_rate?)"),
+        (["-width=3"], "-width=3: did you mean --width=3?"),
+        (["-q"], "-q: there is no option q"),
+        (["--learning_rate=fast"], "--learning_rate=fast: learning_rate must be float"),
+        (["--learning_rate=nan"], "--learning_rate=nan: learning_rate must be float"),
+        (["--max_iters=1.5"], "--max_iters=1.5: max_iters must be int"),
+        (["--max_iters=inf"], "--max_iters=inf: max_iters must be int"),
+        (["--max_iters="], "--max_iters=: max_iters must be int"),
+        (["--max_iters"], "--max_iters: a value is missing, --max_iters=int"),
+        (["--max_iters", "--overwrite"], "--max_iters: a value is missing, --max_iters=int"),
+        (["--compile=autp"], "--compile=autp: compile must be auto|true|false (did you mean auto?)"),
+        (["--grad_clip=off"], "--grad_clip=off: grad_clip must be none|float"),
+        (["--other=3"], "--other=3: there is no option other"),
+        (["--width=0"], "width=0: must be at least 1"),
+        (["nowhere.toml"], "nowhere.toml: no such file"),
+        (["--"], "--: there is no option"),
+    ],
+)
+def test_mistakes_are_explained(argv, message):
+    assert mistake(work, *argv).startswith(message)
+
+
+def test_a_toml_line_is_as_good_as_an_option_at_that_place(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text('max_iters = 1e3\ngrad_clip = "none"\nout_dir = 123\ncompile = true\nkind = "round"\n# comment\n')
+    expected = {"max_iters": 1000, "grad_clip": None, "out_dir": "123", "compile": True, "kind": "round", "width": 4}
+    assert given_(str(file)) == expected
+    assert given_("--max_iters=5", str(file)) == expected
+    assert given_(str(file), "--max_iters=5") == expected | {"max_iters": 5}
+    (tmp_path / "b.toml").write_text("width = 9\n")
+    assert given_(str(file), str(tmp_path / "b.toml")) == expected | {"width": 9}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_iter = 3", "max_iter = 3: there is no option max_iter (did you mean max_iters?)"),
+        ("max_iters = 'x'", "max_iters = x: max_iters must be int"),
+        ("max_iters = [1]", "max_iters is a table or a list"),
+        ("[table]\nmax_iters = 1", "table is a table or a list"),
+        ("import os", "not a TOML file of lines `name = value`"),
+        ("width = -2", "width=-2: must be at least 1"),
+    ],
+)
+def test_mistakes_in_a_file_name_the_file(tmp_path, text, message):
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    found = mistake(work, str(file))
+    assert message in found and (str(file) in found or "width" in found)
+
+
+def test_a_file_that_is_no_text_is_explained(tmp_path):
+    (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
+    assert "not a TOML file" in mistake(work, str(tmp_path / "a.toml"))
+    assert "not a TOML file" in mistake(work, str(tmp_path))
+
+
+def test_a_preset_near_the_given_name_is_offered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config").mkdir()
+    Path("config/cpu.toml").write_text("")
+    assert "did you mean config/cpu.toml?" in mistake(work, "config/cup.toml")
+    assert "did you mean config/cpu.toml?" in mistake(work, "cpu")
+
+
+def test_words_fill_places_then_the_rest():
+    assert parse(words, ["a", "--count=2", "b", "c.toml"]) == (["a", "b", "c.toml"], {"count": 2})
+    assert mistake(words, "--count=2") == "ONE is missing: the first"
+    assert mistake(words, "count=2") == "count=2: did you mean --count=2?"
+    assert mistake(prepare.prepare).startswith("SOURCES is missing: stdlib, shakespeare, or text files")
+    assert mistake(sample.sample).startswith("CHECKPOINT is missing: a run's folder")
+
+
+def test_run_begins_with_the_preset_unless_one_is_named(tmp_path, capsys):
+    preset, own = tmp_path / "preset.toml", tmp_path / "own.toml"
+    preset.write_text("max_iters = 77\n")
+    own.write_text("width = 5\n")
+    assert run(work, ["--learning_rate=2"], preset=lambda: preset)[1:3] == (2.0, 77)
+    assert capsys.readouterr().out == f"no preset named: taking {preset}\n"
+    assert run(work, [str(own)], preset=lambda: preset)[2] == 10
+    assert capsys.readouterr().out == ""
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(work, ["--max_iters=a\nb"])
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out) == (2, "")
+    assert err == "test_configurable.py: --max_iters=a b: max_iters must be int\n"
+
+
+def test_help_says_everything_and_runs_nothing(capsys):
+    assert run(work, ["--help", "--nonsense"]) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["python test_configurable.py [FILE.toml ...] [--name=value ...]", "Do the work. And more."]
+    assert "  --learning_rate=0.001  the step's length, not # of steps [float]" in lines
+    assert "  --compile=auto          [auto|true|false]" in lines
+    assert any(line.split() == ["--grad_clip=1.0", "none:", "any", "[none|float]"] for line in lines)
+
+
+@pytest.mark.parametrize("function", [train.train, prepare.prepare, sample.sample])
+def test_every_option_of_every_program_has_its_help(function):
+    lines = usage(function, "x.py").splitlines()[2:]
+    assert len(lines) > 3
+    for line in lines:
+        option, _, comment = line.strip().partition("  ")
+        assert comment.split("[")[0].strip(), option
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "learning_rate": st.floats(allow_nan=False),
+            "max_iters": st.integers(-(10**15), 10**15),
+            "grad_clip": st.none() | st.floats(allow_nan=False),
+            "compile": st.just("auto") | st.booleans(),
+            "out_dir": st.none() | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])).map(str.strip),
+        }
+    )
+)
+def test_to_toml_is_read_back(tmp_path_factory, values):
+    if str(values["out_dir"]).lower() == "none":
+        values["out_dir"] = None
+    file = tmp_path_factory.mktemp("toml") / "x.toml"
+    file.write_text(to_toml(values), encoding="utf-8")
+    assert parse(work, [str(file)])[1] == values
+
+
+@given(
+    st.lists(
+        st.text(max_size=20) | st.sampled_from(["--max_iters", "--width=", "--overwrite", "=", "-", "1"]), max_size=4
+    )
+)
+def test_any_command_line_is_parsed_or_explained(argv):
+    try:
+        parse(work, argv)
+    except UsageError as error:
+        assert str(error)
+
+
+def test_programs_explain_and_exit_2_from_the_shell():
+    root = Path(train.__file__).parent
+    done = subprocess.run(
+        [sys.executable, root / "train.py", "--learning_rat=1"], capture_output=True, text=True, cwd=root, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr == "train.py: --learning_rat=1: there is no option learning_rat (did you mean learning_rate?)\n"

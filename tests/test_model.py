@@ -1,0 +1,463 @@
+"""Laws that hold for every mechanism, in float64 unless a test is about precision; and what each one is, in loops."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import model
+from model import ATTENTION, GPT, Cache, GPTConfig, attend, pick, softmax1
+
+SMALL = {"block_size": 16, "vocab_size": 32, "n_layer": 2, "n_head": 4, "n_embd": 32}
+every = pytest.mark.parametrize("name", ATTENTION)
+
+
+def layer(name, fused=False, depth=1, **options):
+    """An attention layer in float64 whose learned numbers are all away from where they start."""
+    torch.manual_seed(0)
+    attention = ATTENTION[name](GPTConfig(attention=name, fused=fused, **SMALL | options), depth).double()
+    with torch.no_grad():
+        for p in attention.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return attention
+
+
+def inputs(T=11, B=2, C=32):
+    torch.manual_seed(1)
+    return torch.randn(B, T, C, dtype=torch.float64)
+
+
+def gpt(name, **options):
+    torch.manual_seed(0)
+    return GPT(GPTConfig(attention=name, **SMALL | options)).double().eval()
+
+
+# ---------------------------------------------------------------------------- laws
+
+
+@every
+@pytest.mark.parametrize("T", [1, 2, 16])
+def test_fused_is_explicit_in_output_and_every_gradient(name, T):
+    results = []
+    for fused in (False, True):
+        attention, x = layer(name, fused), inputs(T).requires_grad_()
+        y = attention(x)
+        y.backward(torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y))
+        results.append({"y": y, "x": x.grad, **{n: p.grad for n, p in attention.named_parameters()}})
+    for key, explicit in results[0].items():
+        torch.testing.assert_close(results[1][key], explicit, rtol=1e-9, atol=1e-11, msg=key)
+
+
+@every
+@pytest.mark.parametrize("fused", [False, True])
+def test_no_token_depends_on_a_later_one(name, fused):
+    attention, x = layer(name, fused), inputs(7, B=1).requires_grad_()
+    y = attention(x)
+    for t in range(7):
+        (gradient,) = torch.autograd.grad(y[0, t].sum(), x, retain_graph=True)
+        assert (gradient[0, t + 1 :] == 0).all()
+        assert (gradient[0, : t + 1] != 0).any(-1).all()
+
+
+@every
+@pytest.mark.parametrize("fused", [False, True])
+def test_map_times_values_is_mix(name, fused):
+    attention, x = layer(name, fused), inputs()
+    q, k, v = attention.project(x)
+    A = attention.map(x)
+    assert A.shape == (2, attention.n_heads[2], 11, 11)
+    torch.testing.assert_close(A @ v, attention.mix(x, q, k, v))
+
+
+def softmax_in_a_loop(scores, extra=0.0):
+    exps = [math.exp(s) for s in scores]
+    return [e / (extra + sum(exps)) for e in exps]
+
+
+def loop_vanilla(attention, q, k, head):
+    return softmax_in_a_loop([float(q[head] @ kj[head]) / math.sqrt(q.size(-1)) for kj in k])
+
+
+def loop_softmax1(attention, q, k, head):
+    return softmax_in_a_loop([float(q[head] @ kj[head]) / math.sqrt(q.size(-1)) for kj in k], extra=1.0)
+
+
+def loop_temperature(attention, q, k, head):
+    g = float(attention.g[head])
+    return softmax_in_a_loop([g * float(q[head] @ kj[head] / q[head].norm() / kj[head].norm()) for kj in k])
+
+
+def loop_differential(attention, q, k, head):
+    dot1 = sum(float(a * b) for a, b in zip(attention.lam_q1, attention.lam_k1, strict=True))
+    dot2 = sum(float(a * b) for a, b in zip(attention.lam_q2, attention.lam_k2, strict=True))
+    lam = math.exp(dot1) - math.exp(dot2) + 0.8 - 0.6 * math.exp(-0.3 * 1)  # layer() is at depth 1
+    first, second = (loop_vanilla(attention, q, k, 2 * head + i) for i in (0, 1))
+    return [a1 - lam * a2 for a1, a2 in zip(first, second, strict=True)]
+
+
+@every
+def test_map_is_the_definition_in_plain_loops(name):
+    attention, x, T = layer(name).requires_grad_(False), inputs(6, B=1), 6
+    q, k, _ = (z[0].transpose(0, 1) for z in attention.project(x))  # THD
+    A = attention.map(x)[0]
+    for head in range(len(A)):
+        for t in range(T):
+            row = globals()[f"loop_{name}"](attention, q[t], k[: t + 1], head)
+            torch.testing.assert_close(A[head, t].tolist(), row + [0.0] * (T - t - 1), rtol=1e-9, atol=1e-12)
+
+
+@every
+def test_row_sums(name):
+    attention, x = layer(name), inputs()
+    A = attention.map(x)
+    sums = A.sum(-1)
+    if name == "softmax1":
+        q, k, _ = attention.project(x)
+        future = torch.ones(11, 11, dtype=torch.bool).triu(1)
+        lse = (q @ k.mT / math.sqrt(8)).masked_fill(future, -math.inf).logsumexp(-1)
+        torch.testing.assert_close(sums, lse.sigmoid())
+    elif name == "differential":
+        torch.testing.assert_close(sums, (1 - attention.lam).expand_as(sums))
+        A1, A2 = attention.maps(x)
+        torch.testing.assert_close(A, A1 - attention.lam * A2)
+        torch.testing.assert_close((A1.sum(-1), A2.sum(-1)), (torch.ones_like(sums),) * 2)
+        assert (A < 0).any()
+    else:
+        torch.testing.assert_close(sums, torch.ones_like(sums))
+
+
+@every
+def test_cache_gives_what_recomputing_gives(name):
+    net, tokens = gpt(name), torch.randint(32, (2, 16))
+    whole = net(tokens)
+    for prefill in (1, 5, 16):
+        cache = [Cache(16) for _ in net.blocks]
+        logits = [net(tokens[:, :prefill], cache=cache)]
+        logits += [net(tokens[:, t : t + 1], cache=cache) for t in range(prefill, 16)]
+        torch.testing.assert_close(torch.cat(logits, 1), whole[:, prefill - 1 :])
+
+
+@every
+def test_several_tokens_after_a_cache_give_what_recomputing_gives(name):
+    attention, x = layer(name, fused=True), inputs(9)
+    cache = Cache(16)
+    parts = [attention(part, cache) for part in x.split((4, 3, 2), dim=1)]
+    torch.testing.assert_close(torch.cat(parts, 1), attention(x))
+
+
+@every
+def test_generate_is_greedy_recomputation_also_beyond_block_size(name):
+    net, prompt = gpt(name), torch.randint(32, (2, 5))
+    tokens, start = prompt, 0
+    for _ in range(40):
+        if tokens.size(1) - start > 16:  # the window is full: its newer half stays
+            start = tokens.size(1) - 8
+        tokens = torch.cat((tokens, net(tokens[:, start:])[:, -1].argmax(-1, keepdim=True)), 1)
+    generated = torch.stack(list(net.generate(prompt, 40, temperature=0)), 1)
+    assert generated.tolist() == tokens[:, 5:].tolist()
+
+
+def test_generate_reads_a_long_prompt_s_last_block_size_tokens():
+    net, prompt = gpt("vanilla"), torch.randint(32, (1, 50))
+    (token,) = net.generate(prompt, 1, temperature=0)
+    assert token == net(prompt[:, -16:])[:, -1].argmax(-1)
+
+
+@every
+def test_every_parameter_gets_gradient(name):
+    net, tokens = gpt(name), torch.randint(32, (2, 16))
+    net(tokens, tokens.roll(-1)).backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@every
+def test_fused_passes_no_mask_and_is_causal(name, monkeypatch):
+    calls, kernel = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **kw: calls.append(kw) or kernel(*a, **kw))
+    layer(name, fused=True)(inputs())
+    assert len(calls) == (2 if name == "differential" else 1)
+    assert all(kw["is_causal"] and kw.get("attn_mask") is None for kw in calls)
+    calls.clear()
+    layer(name, fused=False)(inputs())
+    assert calls == []
+
+
+@pytest.mark.parametrize("null", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_dropout_drops_whole_weights(null, fused):
+    torch.manual_seed(0)
+    q = k = torch.zeros(1, 1, 400, 4)
+    v = torch.eye(400)[None, None]  # so that the output is A itself
+    A = attend(q, k, v, null, fused, dropout=0.25)[0, 0]
+    kept = attend(q, k, v, null, fused)[0, 0] / 0.75
+    assert ((A == 0) | torch.isclose(A, kept)).all()
+    lower = torch.ones_like(A).tril().bool()
+    assert abs((A[lower] != 0).float().mean() - 0.75) < 0.01
+
+
+@every
+def test_evaluation_mode_has_no_dropout_and_training_has(name):
+    attention, x = layer(name, dropout=0.5), inputs()
+    assert not torch.equal(attention(x), attention(x))
+    assert torch.equal(attention.eval()(x), attention(x))
+
+
+def test_rotated_scores_know_distances_only():
+    attention, (a, b) = layer("vanilla"), torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+
+    def score(i, j):
+        return (attention.rotate(a, i) * attention.rotate(b, j)).sum()
+
+    torch.testing.assert_close(score(3, 1), score(12, 10))
+    assert not torch.isclose(score(3, 1), score(3, 2))
+    torch.testing.assert_close(attention.rotate(a, 9).norm(), a.norm())
+
+
+# ---------------------------------------------------------------------------- what each mechanism is
+
+
+def test_differential_is_the_authors_layer():
+    """Numbers of the layer in github.com/microsoft/unilm, Diff-Transformer, run in float64 without rotary positions."""
+    there = {k: torch.from_numpy(v) for k, v in np.load(Path(__file__).parent / "diff_attention_v1.npz").items()}
+    config = GPTConfig(attention="differential", block_size=32, n_embd=64, n_head=8)
+    here = ATTENTION["differential"](config, depth=int(there["depth_index"])).double()
+    assert here.n_heads[2] == there["diff_heads"]
+    here.cos.fill_(1), here.sin.fill_(0)
+    names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj", "head_norm": "subln"}
+    state = {f"{mine}.weight": there[f"{theirs}_weight"] for mine, theirs in names.items()}
+    state |= {f"lam_{x}": there[f"lambda_{x}"] for x in ("q1", "k1", "q2", "k2")}
+    here.load_state_dict(state)
+    for here.fused in (False, True):
+        torch.testing.assert_close(here(there["x"]), there["y_without_rope"], rtol=0, atol=1e-6)
+
+
+def test_lambda_init_is_the_paper_s_schedule_from_depth_0():
+    config = GPTConfig(attention="differential")
+    found = [ATTENTION["differential"](config, depth).lam_init for depth in range(12)]
+    expected = [0.200, 0.356, 0.471, 0.556, 0.619, 0.666, 0.701, 0.727, 0.746, 0.760, 0.770, 0.778]
+    assert found == pytest.approx(expected, abs=5e-4)
+    assert [b.attention.lam_init for b in GPT(config).blocks] == pytest.approx(expected[:4], abs=5e-4)
+
+
+def test_lambda_starts_near_lambda_init():
+    torch.manual_seed(0)
+    layers = [ATTENTION["differential"](GPTConfig(attention="differential"), 0) for _ in range(400)]
+    off = torch.cat([a.lam - a.lam_init for a in layers]).detach()
+    assert abs(off.std() - math.sqrt(2) * 0.01 * math.sqrt(32)) < 0.01 and abs(off.mean()) < 0.01
+
+
+def test_differential_without_lambda_is_vanilla_with_wide_values(monkeypatch):
+    attention, x = layer("differential"), inputs()
+    monkeypatch.setattr(type(attention), "lam", 0.0)
+    q, k, v = attention.project(x)
+    torch.testing.assert_close(attention.mix(x, q, k, v), attend(q[:, 0::2], k[:, 0::2], v, fused=False))
+
+
+def test_differential_norm_makes_heads_of_one_length():
+    attention = layer("differential")
+    nn.init.ones_(attention.head_norm.weight)
+    y = attention.norm(100 * torch.randn(2, 2, 11, 16, dtype=torch.float64))
+    torch.testing.assert_close(y.square().mean(-1).sqrt(), torch.full((2, 2, 11), 1 - attention.lam_init).double())
+
+
+def test_softmax1_is_multihead_attention_with_a_zero_key():
+    attention, x = layer("softmax1"), inputs()
+    attention.cos.fill_(1), attention.sin.fill_(0)
+    torch_s = nn.MultiheadAttention(32, 4, bias=False, add_zero_attn=True, batch_first=True).double()
+    with torch.no_grad():
+        projections = (attention.query, attention.key, attention.value)
+        torch_s.in_proj_weight.copy_(torch.cat([p.weight for p in projections]))
+        torch_s.out_proj.weight.copy_(attention.out.weight)
+    y, _ = torch_s(x, x, x, attn_mask=torch.ones(11, 11, dtype=torch.bool).triu(1))
+    for attention.fused in (False, True):
+        torch.testing.assert_close(attention(x), y)
+
+
+def test_softmax1_is_softmax_by_sigmoid_of_lse():
+    S = 3 * torch.randn(5, 7, dtype=torch.float64)
+    torch.testing.assert_close(softmax1(S), S.softmax(-1) * S.logsumexp(-1, keepdim=True).sigmoid())
+    torch.testing.assert_close(softmax1(S), S.exp() / (1 + S.exp().sum(-1, keepdim=True)))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_softmax1_is_stable_for_scores_of_ten_thousand(fused):
+    q = torch.tensor([[1e4], [1e4], [-1e4]]).view(1, 1, 3, 1).requires_grad_()
+    k, v = torch.ones(1, 1, 3, 1), torch.tensor([1.0, 3.0, 5.0]).view(1, 1, 3, 1)
+    y = attend(q, k, v, null=True, fused=fused)
+    assert y.flatten().tolist() == pytest.approx([1, 2, 0])  # all of one, half of two, nothing at all
+    y.sum().backward()
+    assert q.grad.isfinite().all()
+
+
+def test_temperature_starts_at_log2_of_L_squared_minus_L():
+    for L, g in ((64, 11.98), (256, 15.99), (1024, 20.00)):
+        attention = ATTENTION["temperature"](GPTConfig(attention="temperature", block_size=L), 0)
+        assert attention.g.flatten().tolist() == pytest.approx([g] * 4, abs=0.01)
+
+
+def test_temperature_zero_is_the_mean_and_length_of_queries_does_not_matter():
+    attention, x = layer("temperature"), inputs()
+    q, k, v = attention.project(x)
+    torch.testing.assert_close(attention.mix(x, 7 * q, k / 3, v), attention.mix(x, q, k, v))
+    nn.init.zeros_(attention.g)
+    A = attention.map(x)
+    torch.testing.assert_close(A, torch.ones(11, 11).double().tril().div(torch.arange(1, 12)[:, None]).expand_as(A))
+
+
+# ---------------------------------------------------------------------------- fair comparison
+
+
+def test_all_mechanisms_have_equal_projections_and_these_extra_numbers():
+    nets = {name: gpt(name) for name in ATTENTION}
+    shapes = {name: {n: p.shape for n, p in net.named_parameters()} for name, net in nets.items()}
+    assert all(shapes["vanilla"].items() <= of.items() for of in shapes.values())
+    D, layers, heads = 8, 2, 4
+    extra = {name: net.n_params() - nets["vanilla"].n_params() for name, net in nets.items()}
+    per_layer = {"vanilla": 0, "softmax1": 0, "temperature": heads, "differential": 4 * D + 2 * D}
+    assert extra == {name: layers * n for name, n in per_layer.items()}
+
+
+def test_all_mechanisms_start_from_the_same_shared_weights():
+    nets = {name: gpt(name) for name in ATTENTION}
+    for name, p in nets["vanilla"].named_parameters():
+        assert all(torch.equal(p, net.get_parameter(name)) for net in nets.values()), name
+    torch.manual_seed(1)
+    assert not torch.equal(GPT(GPTConfig(**SMALL)).embedding.weight, nets["vanilla"].embedding.weight.float())
+
+
+def test_initial_weights_are_those_of_the_table():
+    net = GPT(GPTConfig(n_layer=8, n_embd=256))
+    for name, p in net.named_parameters():
+        if p.dim() == 1:
+            assert (p == 1).all()
+        else:
+            residual = name.endswith(("out.weight", "down.weight"))
+            assert p.std().item() == pytest.approx(0.02 / 4 if residual else 0.02, rel=0.02)
+
+
+@every
+def test_counting_agrees_with_torch(name):
+    net = gpt(name, fused=False)
+    assert net.n_params() == sum(p.numel() for p in net.parameters())
+    assert net.n_params(embedding=False) == net.n_params() - 32 * 32
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 1, dtype=torch.long))  # a window of one token: where causal and full attention are the same
+    forward, backward = net.flops_per_token(1)
+    assert counter.get_total_flops() == forward
+    assert backward == 2 * forward
+    keys = (net.flops_per_token(15)[0] - forward) / 7  # a token in 15 sees 8 keys on average: 7 more
+    assert keys == 2 * (6 if name == "differential" else 4) * 32
+
+
+# ---------------------------------------------------------------------------- precision
+
+
+@every
+def test_bfloat16_keeps_scalars_norms_and_loss_in_float32(name, recwarn):
+    torch.manual_seed(0)
+    net, tokens = GPT(GPTConfig(attention=name, **SMALL)), torch.randint(32, (2, 16))
+    seen = {}
+    for path, module in net.named_modules():
+        if isinstance(module, nn.RMSNorm | nn.Linear):
+            module.register_forward_hook(lambda m, x, y, path=path: seen.update({path: (x[0].dtype, y.dtype)}))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = net(tokens, tokens)
+        scalars = [getattr(b.attention, n) for b in net.blocks for n in b.attention.watch]
+    assert loss.dtype == torch.float32 and all(s.dtype == torch.float32 for s in scalars)
+    norms = {p: d for p, d in seen.items() if p.endswith("norm")}
+    assert len(norms) == (7 if name == "differential" else 5)
+    assert all(d == (torch.float32, torch.float32) for d in norms.values())
+    assert all(y == torch.bfloat16 for p, (_, y) in seen.items() if p not in norms)  # else nothing was tested
+    assert abs(loss - net(tokens, tokens)) < 0.02
+    assert not recwarn.list
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+def test_fused_is_explicit_on_cuda(name, dtype, tolerance):
+    results = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        net = GPT(GPTConfig(attention=name, fused=fused, block_size=128, n_layer=2, n_head=4, n_embd=256)).cuda()
+        tokens = torch.randint(256, (4, 128)).cuda()
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            loss = net(tokens, tokens.roll(-1))
+        loss.backward()
+        results.append({"loss": loss.detach(), **{n: p.grad for n, p in net.named_parameters()}})
+    for key, explicit in results[0].items():
+        error = (results[1][key] - explicit).norm() / explicit.norm()
+        assert error < tolerance, f"{key}: {error}"
+
+
+# ---------------------------------------------------------------------------- drawing a token
+
+
+def test_pick_is_greedy_at_temperature_zero_and_follows_the_logits_at_one():
+    p = torch.tensor([0.1, 0.6, 0.3])
+    logits = p.log().expand(20000, 3)
+    assert (pick(logits, 0) == 1).all()
+    drawn = pick(logits, 1.0, generator=torch.Generator().manual_seed(0)).flatten().bincount(minlength=3) / 20000
+    torch.testing.assert_close(drawn, p, atol=0.01, rtol=0)
+    sharp = pick(logits, 0.5, generator=torch.Generator().manual_seed(0)).flatten().bincount(minlength=3) / 20000
+    torch.testing.assert_close(sharp, p**2 / (p**2).sum(), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "kept"),
+    [
+        (1, None, {1}),
+        (2, None, {1, 2}),
+        (9, None, {0, 1, 2}),
+        (None, 0.62, {1}),
+        (None, 0.63, {1, 2}),
+        (2, 0.95, {1, 2}),
+    ],
+)
+def test_pick_keeps_top_k_and_top_p(top_k, top_p, kept):
+    logits = torch.tensor([0.125, 0.625, 0.25]).log().expand(2000, 3)
+    assert set(pick(logits, 1.0, top_k, top_p).flatten().tolist()) == kept
+
+
+def test_pick_survives_extreme_temperatures_and_logits():
+    logits = torch.tensor([[1e4, -1e4, 0.0]])
+    assert pick(logits, 1e-30) == 0
+    assert pick(logits, 1e30) in (0, 1, 2)
+
+
+# ---------------------------------------------------------------------------- shapes that cannot be
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_embd": 130, "n_head": 4}, "n_embd=130 is no multiple of n_head=4"),
+        ({"n_embd": 12, "n_head": 4}, "head width n_embd/n_head = 12/4 = 3 is odd"),
+        ({"attention": "differential", "n_head": 3, "n_embd": 12}, "n_head=3: a differential head is two maps"),
+        ({"attention": "diferential"}, "attention='diferential': must be one of vanilla, softmax1, temperature, diff"),
+        ({"attention": "diferential"}, "did you mean differential?"),
+        ({"dropout": 1.0}, "dropout=1.0: must be at least 0 and less than 1"),
+        ({"n_layer": 0}, "n_layer=0: must be at least 1"),
+        ({"block_size": -1}, "block_size=-1: must be at least 1"),
+    ],
+)
+def test_a_wrong_shape_is_refused_with_its_numbers(options, message):
+    with pytest.raises(ValueError) as error:
+        GPTConfig(**options)
+    assert message in str(error.value)
+
+
+def test_too_many_tokens_are_refused_with_the_numbers():
+    with pytest.raises(AssertionError, match="17 tokens do not fit into block_size=16"):
+        gpt("vanilla")(torch.zeros(1, 17, dtype=torch.long))
+
+
+def test_model_stands_on_torch_and_the_standard_library_alone():
+    lines = Path(model.__file__).read_text(encoding="utf-8").splitlines()
+    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert imported <= {"difflib", "math", "dataclasses", "torch"}

@@ -1,0 +1,333 @@
+"""Text in, tokens out, text back; and nothing left behind when that cannot be."""
+
+import hashlib
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken
+from hypothesis import given
+from hypothesis import strategies as st
+
+import prepare as prepare_py
+from configurable import UsageError, parse
+from prepare import Tokenizer, narrow, pieces, prepare, split, stdlib_files
+
+TEXT = "Héllo wörld, λ!\n" * 50
+
+
+def tiny_encoding():
+    """An encoding of tiktoken's kind that needs no download: bytes and a few merges, GPT-2's pattern."""
+    merges = [b"he", b"th", b"  ", b"\n\n", b" t", b"llo", b"ll", b"or"]
+    ranks = {bytes([i]): i for i in range(256)} | {m: 256 + i for i, m in enumerate([b"ll", *merges[:-2], b"or"])}
+    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+    special = {"<|endoftext|>": max(ranks.values()) + 1}
+    return tiktoken.Encoding("tiny", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: tiny_encoding())
+    return tiny_encoding()
+
+
+def read(folder):
+    meta = json.loads((folder / "meta.json").read_text())
+    return meta, {p: np.fromfile(folder / f"{p}.bin", meta["dtype"]) for p in ("train", "val")}
+
+
+def mistake(*sources, **options):
+    with pytest.raises(UsageError) as error:
+        prepare(*sources, **options)
+    assert not list(Path().glob("data/*")) and not list(Path().glob("data/.*"))
+    return str(error.value)
+
+
+# ---------------------------------------------------------------------------- what is written
+
+
+def test_bytes_of_one_text_are_split_at_its_tail_and_come_back():
+    Path("a.txt").write_text(TEXT, encoding="utf-8")
+    folder = prepare("a.txt")
+    _, tokens = read(folder)
+    assert folder == Path("data/a")
+    whole = np.concatenate([tokens["train"], tokens["val"]])
+    assert Tokenizer().decode(whole.tolist()) == TEXT
+    assert len(tokens["train"]) == pytest.approx(0.9 * len(whole), abs=3)
+    Tokenizer().decode(tokens["val"].tolist()).encode("utf-8")
+    assert "\ufffd" not in Tokenizer().decode(tokens["val"].tolist())
+    assert sorted(p.name for p in folder.iterdir()) == ["meta.json", "train.bin", "val.bin"]
+    assert list(Path("data").iterdir()) == [folder]
+
+
+def test_meta_says_what_the_files_are():
+    Path("a.txt").write_text(TEXT, encoding="utf-8")
+    folder = prepare("a.txt", val_fraction=0.25)
+    meta, tokens = read(folder)
+    assert meta["sha256"] == hashlib.sha256(TEXT.encode()).hexdigest()
+    assert (meta["tokenizer"], meta["vocab_size"], meta["dtype"]) == ("bytes", 256, "uint16")
+    for part in ("train", "val"):
+        digest = hashlib.sha256((folder / f"{part}.bin").read_bytes()).hexdigest()
+        assert meta[part] == {"tokens": len(tokens[part]), "bytes": len(tokens[part]), "sha256": digest}
+    assert meta["source"] == "a.txt"
+    assert meta["command"] == "python prepare.py a.txt --tokenizer=bytes --val_fraction=0.25"
+
+
+def test_the_split_of_tiny_shakespeare_is_nanogpt_s(tmp_path):
+    size = 1_115_394
+    Path("s.txt").write_bytes(b"x" * size)
+    (_, _, cut), (_, start, stop) = (segments[0] for segments in split([Path("s.txt")], 0.1))
+    assert (cut, start, stop) == (1_003_854, 1_003_854, size)
+
+
+def test_many_files_are_held_out_whole():
+    for i in range(40):
+        Path(f"{i}.txt").write_text(f"file {i}\n" * 10)
+    files = sorted(Path().glob("*.txt"))
+    train, val = split(files, 0.1)
+    assert sorted(s[0] for s in train + val) == files and len(val) in (3, 4)
+    assert all(start == 0 and stop == path.stat().st_size for path, start, stop in train + val)
+    fewer = [p for p in files if p != train[0][0]]
+    assert len({*split(fewer, 0.1)[1]} & {*val}) >= len(val) - 1
+
+
+def test_few_files_are_split_at_the_tail_of_the_last():
+    for name, n in (("a.txt", 300), ("b.txt", 700)):
+        Path(name).write_bytes(b"x" * n)
+    train, val = split([Path("a.txt"), Path("b.txt")], 0.1)
+    assert train == [(Path("a.txt"), 0, 300), (Path("b.txt"), 0, 600)]
+    assert val == [(Path("b.txt"), 600, 700)]
+
+
+def test_a_folder_s_texts_are_taken_and_the_rest_is_named(capsys):
+    Path("notes/sub").mkdir(parents=True)
+    Path("notes/a.txt").write_text("alpha " * 30)
+    Path("notes/sub/b.md").write_text("beta " * 30)
+    Path("notes/picture.png").write_bytes(b"\x89PNG\0")
+    Path("notes/.hidden").write_text("secret")
+    meta, _ = read(prepare("notes"))
+    assert meta["train"]["bytes"] + meta["val"]["bytes"] == 330
+    assert "notes: 2 files taken, 1 without text left out" in capsys.readouterr().out
+
+
+def test_preparing_again_replaces_a_dataset_but_nothing_else():
+    Path("a.txt").write_text("one " * 100)
+    prepare("a.txt")
+    Path("a.txt").write_text("two " * 50)
+    assert read(prepare("a.txt"))[0]["train"]["tokens"] == 180
+    Path("data/photos").mkdir()
+    Path("data/photos/me.jpg").write_text("")
+    with pytest.raises(UsageError, match="data/photos is there and is no dataset: choose another --name"):
+        prepare("a.txt", name="photos")
+    assert Path("data/photos/me.jpg").exists()
+
+
+def test_memory_does_not_grow_with_the_file(monkeypatch):
+    held, longest = [], []
+    monkeypatch.setattr(prepare_py, "PIECE", 1000)
+    original = Tokenizer.encode
+
+    def encode(self, text, where):
+        held.append(len(text))
+        return original(self, text, where)
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    Path("a.txt").write_text("some words here\n" * 10_000)
+    stream = pieces([(Path("a.txt"), 0, 160_000)])
+    longest = max(len(piece) for _, piece in stream)
+    assert longest < 1100
+    prepare("a.txt")
+    assert sum(held) == 160_000 and max(held) < 1100
+
+
+# ---------------------------------------------------------------------------- the standard library
+
+
+def test_the_standard_library_is_found_in_order_without_tests_and_packages():
+    files = stdlib_files()
+    assert files == sorted(files) == stdlib_files() and len(files) > 300
+    names = {p.name for p in files}
+    assert {"argparse.py", "heapq.py"} <= names
+    parts = {part for p in files for part in p.parts}
+    assert not parts & {"site-packages", "test", "tests", "idle_test"}
+    assert sum(p.stat().st_size for p in files) > 5e6
+
+
+def test_a_python_without_sources_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(prepare_py.sysconfig, "get_paths", lambda: {"stdlib": "nowhere"})
+    assert "give your own, python prepare.py your.txt" in mistake("stdlib")
+
+
+def test_the_standard_library_s_version_is_its_source(monkeypatch):
+    monkeypatch.setattr(prepare_py, "stdlib_files", lambda: [Path("a.py")])
+    Path("a.py").write_text("import this\n" * 99)
+    meta, _ = read(prepare("stdlib"))
+    assert meta["source"] == f"stdlib (Python {sys.version.split()[0]})"
+
+
+# ---------------------------------------------------------------------------- downloads
+
+
+def test_shakespeare_without_a_network_names_both_ways_out(monkeypatch):
+    def refuse(url, timeout):
+        assert url.startswith("https://") and timeout <= 60
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    message = mistake("shakespeare")
+    assert "no route to host" in message and "\n" not in message
+    assert "python prepare.py stdlib" in message and "python prepare.py your.txt" in message
+
+
+class Page:
+    def __init__(self, content):
+        self.content = content
+
+    def read(self):
+        return self.content
+
+
+def test_shakespeare_is_checked_against_its_sha256(monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Page(b"not Shakespeare"))
+    assert f"not {prepare_py.SHAKESPEARE_SHA256}" in mistake("shakespeare")
+    monkeypatch.setattr(prepare_py, "SHAKESPEARE_SHA256", hashlib.sha256(TEXT.encode()).hexdigest())
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Page(TEXT.encode()))
+    assert prepare("shakespeare") == Path("data/tinyshakespeare")
+    monkeypatch.setattr(urllib.request, "urlopen", None)  # the second time it is there
+    prepare("shakespeare")
+
+
+def test_the_sha256_is_the_one_everybody_has():
+    assert prepare_py.SHAKESPEARE_SHA256 == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
+def test_an_encoding_that_cannot_be_loaded_is_explained(monkeypatch):
+    def refuse(name):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", refuse)
+    Path("a.txt").write_text(TEXT)
+    message = mistake("a.txt", tokenizer="gpt2")
+    assert "could not load tokenizer gpt2 (ConnectionError" in message and "--tokenizer=bytes" in message
+
+
+# ---------------------------------------------------------------------------- mistakes
+
+
+def test_what_cannot_be_prepared_is_one_line_and_leaves_nothing():
+    Path("empty.txt").write_text("")
+    Path("picture.png").write_bytes(b"\x89PNG\0\0")
+    Path("short.txt").write_text("abc")
+    Path("dark").mkdir()
+    Path("dark/x.png").write_bytes(b"\0")
+    Path("latin.txt").write_bytes("café ".encode("latin-1") * 100)
+    assert mistake("gone.txt") == "no file or folder gone.txt"
+    assert mistake("stdlb") == "no file or folder stdlb (did you mean stdlib?)"
+    assert mistake("empty.txt") == "empty.txt is not text: it is empty"
+    assert mistake("picture.png") == "picture.png is not text: it holds a NUL byte"
+    assert mistake("dark") == "no text in folder dark (1 files looked at)"
+    assert mistake("short.txt") == "the text is too short: it gives val 1 tokens, and 2 is the least"
+    assert (
+        mistake("short.txt", val_fraction=0.9) == "the text is too short: it gives train 0 tokens, and 2 is the least"
+    )
+    assert mistake("short.txt", val_fraction=1.0) == "val_fraction=1.0: must be more than 0 and less than 1"
+    assert mistake("short.txt", tokenizer="gtp2").endswith("(did you mean gpt2?)")
+
+
+def test_a_text_in_another_encoding_is_named_unless_it_is_taken_as_bytes(tiny):
+    Path("latin.txt").write_bytes("café ".encode("latin-1") * 100)
+    message = mistake("latin.txt", tokenizer="gpt2")
+    assert message.startswith("latin.txt is not UTF-8 (a byte 0xe9 is out of place)") and "iconv" in message
+    _, tokens = read(prepare("latin.txt"))
+    assert tokens["train"][:5].tolist() == list(b"caf\xe9 ")
+
+
+def test_an_id_that_does_not_fit_is_refused_and_never_wrapped():
+    assert narrow(np.array([65535], np.uint32), "uint16", 70000).tolist() == [65535]
+    with pytest.raises(UsageError, match="token 65536 does not fit into uint16"):
+        narrow(np.array([65536], np.uint32), "uint16", 70000)
+    with pytest.raises(UsageError, match="token 300 does not fit into uint16 or a vocabulary of 256"):
+        narrow(np.array([300], np.uint32), "uint16", 256)
+
+
+def test_a_large_vocabulary_is_uint32(monkeypatch, tiny):
+    monkeypatch.setattr(type(tiny), "n_vocab", property(lambda self: 100_277))
+    Path("a.txt").write_text(TEXT, encoding="utf-8")
+    folder = prepare("a.txt", tokenizer="cl100k_base")
+    assert folder.name == "a-cl100k_base" and read(folder)[0]["dtype"] == "uint32"
+
+
+# ---------------------------------------------------------------------------- tokenizers
+
+
+@given(st.text())
+def test_bytes_come_back(text):
+    tokenizer = Tokenizer()
+    text = text.encode("utf-8", "replace").decode()
+    assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
+
+
+@given(st.text())
+def test_an_encoding_comes_back_also_when_frozen_and_thawed(text):
+    tokenizer = Tokenizer(tiny_encoding())
+    text = text.encode("utf-8", "replace").decode()
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids.tolist()) == text
+    frozen = json.loads(json.dumps(tokenizer.freeze()))
+    assert Tokenizer.thaw(frozen).encode(text).tolist() == ids.tolist()
+    assert Tokenizer.thaw(frozen).vocab_size == tokenizer.vocab_size
+
+
+@given(
+    st.lists(st.sampled_from(["a", "the", " ", "\n", "\r\n", "\t", "λ", "42", ";", "'s", "hello"]), max_size=200),
+    st.integers(1, 40),
+)
+def test_pieces_encode_to_the_same_tokens_apart_as_together(words, size):
+    text, encoding = "".join(words).encode(), Tokenizer(tiny_encoding())
+    path = Path("t.txt")
+    path.write_bytes(text)
+    before, prepare_py.PIECE = prepare_py.PIECE, size
+    try:
+        parts = [piece for _, piece in pieces([(path, 0, len(text))])]
+    finally:
+        prepare_py.PIECE = before
+    assert b"".join(parts) == text
+    assert [i for part in parts for i in encoding.encode(part).tolist()] == encoding.encode(text).tolist()
+
+
+def test_a_line_without_an_end_is_cut_between_characters(monkeypatch):
+    monkeypatch.setattr(prepare_py, "PIECE", 10)
+    monkeypatch.setattr(prepare_py, "LONGEST_LINE", 30)
+    Path("t.txt").write_text("λ" * 100, encoding="utf-8")
+    parts = [piece.decode() for _, piece in pieces([(Path("t.txt"), 0, 200)])]
+    assert "".join(parts) == "λ" * 100 and len(parts) > 5
+
+
+def test_stream_gives_whole_characters_and_marks_what_is_none():
+    tokenizer = Tokenizer()
+    assert list(tokenizer.stream("λa".encode())) == ["", "λ", "a", ""]
+    assert tokenizer.decode([0xFF, 65, 300]) == "\ufffdA\ufffd"
+    assert Tokenizer(tiny_encoding()).decode([65, 10_000]) == "A\ufffd"
+
+
+def test_end_of_text_in_a_text_is_text():
+    tokenizer = Tokenizer(tiny_encoding())
+    ids = tokenizer.encode("<|endoftext|>").tolist()
+    assert len(ids) > 1 and tokenizer.decode(ids) == "<|endoftext|>"
+
+
+def test_the_dataset_of_an_encoding_carries_it(tiny):
+    Path("a.txt").write_text(TEXT, encoding="utf-8")
+    folder = prepare("a.txt", tokenizer="gpt2")
+    assert folder.name == "a-gpt2"
+    _, tokens = read(folder)
+    thawed = Tokenizer.thaw(json.loads((folder / "tokenizer.json").read_text()))
+    assert thawed.decode(np.concatenate([tokens["train"], tokens["val"]]).tolist()) == TEXT
+
+
+def test_the_command_line_takes_sources_and_options():
+    assert parse(prepare, ["a.txt", "b/", "--tokenizer=gpt2"]) == (["a.txt", "b/"], {"tokenizer": "gpt2"})

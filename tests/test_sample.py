@@ -1,0 +1,110 @@
+"""From a checkpoint to text."""
+
+import io
+import itertools
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from configurable import UsageError
+from model import GPT, GPTConfig
+from sample import printable, sample
+from train import train
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    """A run that has learnt its text by heart."""
+    out = tmp_path_factory.mktemp("sample") / "run"
+    shape = GPTConfig(n_layer=2, n_embd=64, n_head=2, block_size=32)
+    train(
+        shape,
+        dataset=str(corpus),
+        max_iters=150,
+        warmup_iters=10,
+        learning_rate=5e-3,
+        beta2=0.99,
+        batch_size=16,
+        out_dir=str(out),
+    )
+    return out
+
+
+def test_a_trained_model_goes_on_as_its_text_does(trained, capsys):
+    (text,) = sample(str(trained), prompt="that is the ", temperature=0, max_new_tokens=25)
+    assert text == "that is the question whether tis nobl"
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_a_checkpoint_alone_is_enough(trained, capsys):
+    shutil.copy(trained / "best.pt", "alone.pt")
+    assert sample("alone.pt", max_new_tokens=5, seed=3) == sample(str(trained), max_new_tokens=5, seed=3)
+
+
+def test_the_seed_decides(trained, capsys):
+    texts = [sample(str(trained), seed=seed, temperature=2.0, num_samples=2, max_new_tokens=60) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0][0] != texts[0][1]
+
+
+def test_samples_are_separated(trained, capsys):
+    texts = sample(str(trained), num_samples=3, max_new_tokens=4)
+    assert capsys.readouterr().out == "\n---------------\n".join(texts) + "\n"
+
+
+def test_a_prompt_may_come_from_a_file_be_empty_or_hold_anything(trained, capsys):
+    Path("p.txt").write_text("to be λ", encoding="utf-8")
+    (text,) = sample(str(trained), prompt_file="p.txt", max_new_tokens=3)
+    assert text.startswith("to be λ")
+    assert sample(str(trained), prompt="", max_new_tokens=3)[0].startswith("\n")
+    assert sample(str(trained), prompt="\udce9", max_new_tokens=1)[0].startswith("\ufffd")
+    long = "to be " * 50
+    assert sample(str(trained), prompt=long, max_new_tokens=2)[0].startswith(long)
+
+
+def test_text_comes_as_it_is_made(trained, monkeypatch):
+    events = []
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    original = GPT.generate
+
+    def generate(self, *args):
+        for token in original(self, *args):
+            events.append(sys.stdout.getvalue())
+            yield token
+
+    monkeypatch.setattr(GPT, "generate", generate)
+    sample(str(trained), prompt="to", max_new_tokens=6)
+    assert all(later.startswith(earlier) and len(later) > len(earlier) for earlier, later in itertools.pairwise(events))
+
+
+def test_a_terminal_is_not_driven_by_a_sample(trained, monkeypatch):
+    assert printable("a\x1b[31m\x07\n\tλ") == "a\ufffd[31m\ufffd\n\tλ"
+    out = io.StringIO()
+    out.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", out)
+    sample(str(trained), prompt="\x1b[2J", max_new_tokens=1)
+    assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0: must be at least 0"),
+        ({"top_k": 0}, "top_k=0: must be at least 1"),
+        ({"top_p": 0.0}, "top_p=0.0: must be more than 0 and at most 1"),
+        ({"num_samples": 0}, "num_samples=0: must be at least 1"),
+        ({"prompt_file": "gone.txt"}, "cannot read prompt_file=gone.txt: No such file"),
+        ({"device": "gpu"}, "device=gpu: "),
+    ],
+)
+def test_mistakes(trained, options, message):
+    with pytest.raises(UsageError) as error:
+        sample(str(trained), **options)
+    assert str(error.value).startswith(message)
+
+
+def test_no_checkpoint_is_explained():
+    with pytest.raises(UsageError, match=r"no checkpoint out.gone"):
+        sample("out/gone")
