@@ -86,7 +86,7 @@ def train(
             last = step >= max_iters and not stopped
             if last or (step % eval_interval == 0 and not stopped):
                 with amp:
-                    val = evaluate(loss_of, gpt, tokens["val"], model.block_size, eval_tokens)
+                    val = evaluate(loss_of, gpt, tokens["val"], batch_size, model.block_size, eval_tokens)
                 row |= {"val_loss": val, "val_bits_per_byte": val * bits, **watched(gpt)}
                 bar.write(f"step {step}: val {val:.4f} nats a token, {val * bits:.4f} bits a byte")
                 state["seconds"] = time.perf_counter() - began
@@ -302,10 +302,9 @@ def batch(tokens, n, block_size, seed, step):
 
 
 @torch.no_grad()
-def evaluate(loss_of, gpt, tokens, block_size, eval_tokens=None):
+def evaluate(loss_of, gpt, tokens, batch_size, block_size, eval_tokens=None):
     """Mean loss, nats a token, over `tokens` in order: every one but the first is predicted once, in its window."""
-    rows = max(1, 8192 // block_size)
-    size, end = rows * block_size, min(len(tokens) - 1, eval_tokens or len(tokens))
+    size, end = batch_size * block_size, min(len(tokens) - 1, eval_tokens or len(tokens))
     gpt.eval()
     total = 0.0
     for start in range(0, end, size):
@@ -314,7 +313,7 @@ def evaluate(loss_of, gpt, tokens, block_size, eval_tokens=None):
         x, y = part[:-1], part[1:]
         if (missing := size - len(x)) > 0:  # the last batch has the shape of the others, so nothing is compiled anew
             x, y = (torch.nn.functional.pad(z, (0, missing), value=fill) for z, fill in ((x, 0), (y, -1)))
-        total += loss_of(x.view(rows, -1), y.view(rows, -1)).item() * (stop - start)
+        total += loss_of(x.view(batch_size, -1), y.view(batch_size, -1)).item() * (stop - start)
     gpt.train()
     return total / end
 
