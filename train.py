@@ -78,7 +78,7 @@ def train(
     bar = tqdm(total=max_iters, initial=state["step"], desc=out.name, unit="step", disable=not sys.stderr.isatty())
 
     with stop_signals() as stopped, explain_memory(options), open(out / "metrics.jsonl", "ab") as metrics, bar:
-        loss_of, how = make_fast(gpt, compile, batch(tokens["train"], batch_size, model.block_size, seed, 0))
+        loss_of, how = make_fast(gpt, compile, amp, batch(tokens["train"], batch_size, model.block_size, seed, 0))
         bar.write(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, {name_of(device)}, {how}")
         began = time.perf_counter() - state["seconds"]
         while True:
@@ -212,24 +212,26 @@ def find_amp(dtype, device):
 
 def name_of(device):
     """What a person calls it."""
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type} ({torch.get_num_threads()} threads)"
-    )
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} with {torch.get_num_threads()} threads"
 
 
-def make_fast(gpt, compile, example):
+def make_fast(gpt, compile, amp, example):
     """(gpt, or its compiled twin if that computes the loss of `example`, a pair BT; which of the two it is)."""
     if compile is False or (compile == "auto" and gpt.device.type != "cuda"):
         return gpt, "eager"
     try:
         fast = torch.compile(gpt)
-        fast(*(z.to(gpt.device) for z in example)).backward()
+        with amp:
+            loss = fast(*(z.to(gpt.device) for z in example))
+        loss.backward()
         return fast, "compiled"
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # no C++ compiler, an old GPU: whatever it is, the plain model runs
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        print(f"torch.compile failed ({reason}); going on without it")
+        reason = str(error).strip().partition("\n")[0]
+        print(f"torch.compile failed ({type(error).__name__}: {reason}); going on without it")
         return gpt, "eager"
     finally:
         gpt.zero_grad()
@@ -298,7 +300,7 @@ def batch(tokens, n, block_size, seed, step):
     """n windows and what follows each of their tokens, x and y BT: drawn from (seed, step) alone."""
     starts = np.random.default_rng((seed, step)).integers(len(tokens) - block_size, size=(n, 1))
     windows = gather(tokens, starts + np.arange(block_size + 1))
-    return windows[:, :-1], windows[:, 1:]
+    return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import model
@@ -377,7 +378,10 @@ def test_bfloat16_keeps_scalars_norms_and_loss_in_float32(name, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@needs_cuda
 @every
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
 def test_fused_is_explicit_on_cuda(name, dtype, tolerance):
@@ -393,6 +397,19 @@ def test_fused_is_explicit_on_cuda(name, dtype, tolerance):
     for key, explicit in results[0].items():
         error = (results[1][key] - explicit).norm() / explicit.norm()
         assert error < tolerance, f"{key}: {error}"
+
+
+@every
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_fused_runs_on_a_kernel_that_does_not_store_the_map(name, device):
+    net = GPT(GPTConfig(attention=name, block_size=128, n_layer=1, n_head=4, n_embd=256)).to(device)
+    tokens = torch.randint(256, (4, 128)).to(device)
+    with profile() as trace, torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        net(tokens, tokens).backward()
+    kernels = {event.key for event in trace.key_averages() if event.key.startswith("aten::_scaled_dot_product")}
+    print(f"\n{name} on {device}: {', '.join(sorted(kernels))}")
+    assert any(word in kernel for kernel in kernels for word in ("flash", "efficient", "cudnn"))
+    assert not any("math" in kernel for kernel in kernels)
 
 
 # ---------------------------------------------------------------------------- drawing a token

@@ -1,0 +1,48 @@
+"""What the README says is so."""
+
+import re
+import shlex
+from pathlib import Path
+
+import torch
+
+import model
+import prepare
+import sample
+import train
+from configurable import parse
+
+ROOT = Path(model.__file__).parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_its_mechanism_works(monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.setattr(model, "ATTENTION", dict(model.ATTENTION))
+    exec(code, vars(model) | {"ATTENTION": model.ATTENTION})
+    gpt, tokens = model.GPT(model.GPTConfig(attention="sum")), torch.randint(256, (2, 9))
+    gpt(tokens, tokens).backward()
+    attention = gpt.blocks[0].attention
+    sums = attention.map(torch.randn(2, 9, 128)).sum(-1)
+    torch.testing.assert_close(sums, (1 + attention.lam).expand_as(sums))
+    assert train.watched(gpt).keys() == {"lam"}
+
+
+def test_its_commands_are_understood(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    programs = {"train.py": train.train, "prepare.py": prepare.prepare, "sample.py": sample.sample}
+    found = re.findall(r"python (train|prepare|sample)\.py([^`&#\n;]*)", README)
+    assert len(found) >= 6
+    for program, words in found:
+        words = words.replace("$attention", "softmax1").replace("$seed", "1")
+        if "<" not in words and "sum" not in words:
+            parse(programs[f"{program}.py"], shlex.split(words))
+
+
+def test_its_file_table_is_complete():
+    listed = set(re.findall(r"^\| \[`([^`]+)`\]", README, re.MULTILINE))
+    there = {p.name + "/" * p.is_dir() for p in ROOT.iterdir()}
+    unlisted = {"README.md", "LICENSE", ".gitignore", ".git/", ".ci/", "data/", "out/", "__pycache__/"}
+    hidden = {name for name in there if name.startswith((".", "__"))}
+    assert listed - {".ci/run"} == there - unlisted - hidden
+    assert all((ROOT / name).exists() for name in listed)
