@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import os
 import re
 import sys
 import tomllib
@@ -34,16 +35,22 @@ def nearest(name, names):
 def run(function, argv=None, preset=None):
     """Call `function` as the command line `argv` says; return what it returns. A UsageError is one line and exit 2.
 
-    preset() is the TOML file to begin with where argv names none.
+    preset(values) is the TOML file to begin with where argv names none; `values` are the options it gives.
     """
     argv = sys.argv[1:] if argv is None else argv
     program = Path(inspect.getsourcefile(function)).name
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # an old terminal's encoding stops no run
     try:
         if {"-h", "--help"} & {*argv}:
             return print(usage(function, program))
         args, kwargs = parse(function, argv, preset)
         return function(*args, **kwargs)
-    except UsageError as error:
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (UsageError, OSError) as error:
         print(f"{program}:", *str(error).split(), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -53,10 +60,7 @@ def run(function, argv=None, preset=None):
 def parse(function, argv, preset=None):
     """(args, kwargs) that `argv` calls `function` with. Raises UsageError."""
     options, places = signature(function)
-    argv, words, values = list(argv), [], {}
-    if preset and not any(word.endswith(".toml") for word in argv):
-        argv.insert(0, str(preset()))
-        print(f"no preset named: taking {argv[0]}")
+    argv, words, values, files = list(argv), [], {}, []
     while argv:
         word = argv.pop(0)
         name, equals, value = word.lstrip("-").partition("=")
@@ -70,6 +74,12 @@ def parse(function, argv, preset=None):
             words.append(word)
         else:
             read_toml(values, options, word)
+            files.append(word)
+    if preset and not files:
+        print(f"no preset named: taking {(path := preset(values))}")
+        given, values = values, {}
+        read_toml(values, options, path)
+        values |= given
     if len(words) < len(places):
         raise UsageError(f"{places[len(words)].name.upper()} is missing: {places[len(words)].comment}")
     return bind(function, words, values)
@@ -148,10 +158,10 @@ def assign(values, options, name, value, place):
     """values[name] = `value`, text or what TOML holds, as the kind that the option is. Raises UsageError."""
     if name not in options:
         raise UsageError(f"{place}: there is no option {name}{nearest(name, options)}")
-    text = str(value).strip()
+    text = str(value)
     for kind in options[name].kinds:
         try:
-            values[name] = convert(text, kind)
+            values[name] = text if kind is str else convert(text.strip(), kind)
             return
         except (ValueError, OverflowError):
             pass
@@ -160,9 +170,7 @@ def assign(values, options, name, value, place):
 
 
 def convert(text, kind):
-    """`text` as a value of `kind`: a type, or a word that is itself the value. Raises ValueError."""
-    if kind is str:
-        return text
+    """`text` as a value of `kind`, a type or a word that is itself the value. Raises ValueError."""
     if kind is int:
         number = int(text) if text.lstrip("+-").isdecimal() else float(text)
         if number != int(number):
@@ -214,7 +222,8 @@ def usage(function, program):
     """The text of --help."""
     options, places = signature(function)
     words = "".join(f" {p.name.upper()}{' ...' if p.repeated else ''}" for p in places)
-    head = [f"python {program}{words} [FILE.toml ...] [--name=value ...]", inspect.getdoc(function).split("\n")[0]]
+    files = "" if places and places[-1].repeated else " [FILE.toml ...]"
+    head = [f"python {program}{words}{files} [--name=value ...]", inspect.getdoc(function).split("\n")[0]]
     rows = [(f"  {p.name.upper()}", p.comment) for p in places]
     rows += [(f"  --{o.name}={show(o.default)}", f"{o.comment} [{o.form}]") for o in options.values()]
     width = max(len(left) for left, _ in rows)

@@ -5,9 +5,10 @@
     temperature    A = softmax(g q̂ k̂ᵀ)
     differential   A = softmax(S₁) − λ softmax(S₂)
 
-Everything around A is the same for all four: pre-RMSNorm, rotary positions, SwiGLU, tied embedding, no biases.
+Around A everything is the same, but that differential shares values between two maps and norms its heads: pre-RMSNorm,
+rotary positions, SwiGLU, tied embedding, no biases.
 
-Shapes: B batch, T time, S keys so far (S ≥ T), C channels, H heads, D query width, E value width, V vocabulary.
+Shapes: B batch, T time, N keys so far (N ≥ T), C channels, H heads, D query width, E value width, V vocabulary.
 """
 
 import difflib
@@ -48,7 +49,7 @@ class GPTConfig:
             raise ValueError(
                 f"head width n_embd/n_head = {self.n_embd}/{self.n_head} = {width} is odd: rotary positions turn pairs"
             )
-        ATTENTION[self.attention].heads(self.n_head)
+        ATTENTION[self.attention].heads(self.n_head)  # raises ValueError for a number that it cannot have
 
 
 # ---------------------------------------------------------------------------- primitives
@@ -62,14 +63,14 @@ def softmax1(S):
 def attend(q, k, v, null=False, fused=True, scale=None, dropout=0.0):
     """A V, where A = softmax(S), or softmax1(S) if `null`, and S = scale·QKᵀ (scale 1/√D) with the future hidden.
 
-    q BHTD, k BHSD, v BHSE -> BHTE; the queries are the last T of the S positions. `dropout` drops weights of A.
+    q BHTD, k BHND, v BHNE -> BHTE; the queries are the last T of the N positions. `dropout` drops weights of A.
     `fused` changes the speed, not the result: one kernel that never stores A, instead of three lines that do.
     """
-    (T, D), (S, E) = q.shape[-2:], v.shape[-2:]
+    (T, D), (N, E) = q.shape[-2:], v.shape[-2:]
     scale = D**-0.5 if scale is None else scale
 
-    if not fused or T < S:  # the kernel's is_causal aligns the first query with the first key: wrong if T < S
-        future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)
+    if not fused or T < N:  # the kernel's is_causal aligns the first query with the first key: wrong if T < N
+        future = torch.ones(T, N, dtype=torch.bool, device=q.device).triu(N - T + 1)
         scores = (scale * q @ k.mT).masked_fill(future, -math.inf)
         A = softmax1(scores) if null else scores.softmax(-1)
         return F.dropout(A, dropout) @ v
@@ -93,7 +94,7 @@ class Cache:
         self.size, self.length = size, 0
 
     def append(self, k, v):
-        """k BHTD and v BHTE of the next T positions -> those of all S positions so far."""
+        """k BHTD and v BHTE of the next T positions -> those of all N so far, BHND and BHNE."""
         if self.length == 0:
             self.k, self.v = (x.new_empty(*x.shape[:2], self.size, x.size(3)) for x in (k, v))
         start, self.length = self.length, self.length + k.size(2)
@@ -134,7 +135,7 @@ class Attention(nn.Module):
         return H, H, H
 
     def mix(self, x, q, k, v):
-        """A V: all that a mechanism is. Linear in v. x BTC, q BHTD, k BHSD, v BHSE -> BHTE"""
+        """A V: all that a mechanism is. Linear in v. x BTC, q BHTD, k BHND, v BHNE -> BHTE"""
         return self.attend(q, k, v)
 
     def norm(self, y):
@@ -148,7 +149,7 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))  # BHTE -> BTC
 
     def map(self, x):
-        """A itself, BHTT: it is what `mix` gives when v is the identity. For looking, not for every step. x BTC"""
+        """A itself, BHTT: what `mix` gives when v is the identity. For looking, in eval mode, not for every step."""
         q, k, v = self.project(x)
         identity = torch.eye(x.size(1), dtype=v.dtype, device=v.device).expand(*v.shape[:2], -1, -1)
         return self.mix(x, q, k, identity)
@@ -158,7 +159,7 @@ class Attention(nn.Module):
         return attend(q, k, v, fused=self.fused, dropout=dropout, **options)
 
     def project(self, x, cache=None):
-        """Queries BHTD and keys BHSD, rotated, and values BHSE. x BTC"""
+        """Queries BHTD and keys BHND, rotated, and values BHNE. x BTC"""
         n_query, n_key, n_value = self.n_heads
         q = self.query(x).unflatten(2, (n_query, self.D)).transpose(1, 2)  # BTC -> BHTD
         k = self.key(x).unflatten(2, (n_key, self.D)).transpose(1, 2)
@@ -213,7 +214,7 @@ class Differential(Attention):
     def __init__(self, config, depth):
         super().__init__(config, depth)
         self.lam_init = 0.8 - 0.6 * math.exp(-0.3 * depth)  # depth from 0: the paper's l − 1
-        self.lam_q1, self.lam_k1, self.lam_q2, self.lam_k2 = (nn.Parameter(0.1 * torch.randn(self.D)) for _ in "1234")
+        self.lam_q1, self.lam_k1, self.lam_q2, self.lam_k2 = (nn.Parameter(0.1 * torch.randn(self.D)) for _ in range(4))
         self.head_norm = nn.RMSNorm(self.E, eps=1e-5)  # one gain for all heads
 
     @staticmethod

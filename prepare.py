@@ -8,9 +8,13 @@ python prepare.py stdlib --tokenizer=gpt2     in GPT-2's tokens instead of bytes
 
 import base64
 import codecs
+import contextlib
 import hashlib
+import http.client
 import json
 import os
+import re
+import shlex
 import shutil
 import sys
 import sysconfig
@@ -28,7 +32,7 @@ from configurable import UsageError, nearest, run
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PIECE = 1 << 18  # bytes encoded at a time, by each core
-LONGEST_LINE = 1 << 24  # bytes after which a piece is cut even inside a line
+LONGEST_PIECE = 1 << 22  # bytes after which a piece is cut between any two characters
 
 
 def prepare(
@@ -40,23 +44,20 @@ def prepare(
     """Turn text into tokens: data/<name>/train.bin and val.bin, and meta.json that says what they are."""
     if not 0 < val_fraction < 1:
         raise UsageError(f"val_fraction={val_fraction}: must be more than 0 and less than 1")
+    if len(sources) > 1 and name is None:
+        raise UsageError("several sources need a --name")
     coder = Tokenizer.named(tokenizer)
     files, corpus = find_files(sources)
     folder = Path("data") / (name or (corpus if tokenizer == "bytes" else f"{corpus}-{tokenizer}"))
-    if folder.exists() and not (folder / "meta.json").exists():
-        raise UsageError(f"{folder} is there and is no dataset: choose another --name")
-    python = f" (Python {sys.version.split()[0]})" if "stdlib" in sources else ""
+    options = [f"--tokenizer={tokenizer}", f"--val_fraction={val_fraction}", f"--name={folder.name}"]
     meta = {
         "tokenizer": tokenizer,
         "vocab_size": coder.vocab_size,
         "dtype": "uint16" if coder.vocab_size <= 1 << 16 else "uint32",
-        "source": " ".join(sources) + python,
-        "command": f"python prepare.py {' '.join(sources)} --tokenizer={tokenizer} --val_fraction={val_fraction}",
+        "source": " ".join(sources) + (f" (Python {sys.version.split()[0]})" if "stdlib" in sources else ""),
+        "command": shlex.join(["python", "prepare.py", *sources, *options]),
     }
-
-    building = folder.with_name(f".{folder.name}.{os.getpid()}")  # takes its name once it is whole
-    building.mkdir(parents=True)
-    try:
+    with whole_folder(folder, files) as building:
         text, size = hashlib.sha256(), sum(path.stat().st_size for path in files)
         with tqdm(total=size, unit="B", unit_scale=True, desc=folder.name, disable=not sys.stderr.isatty()) as bar:
             for part, segments in zip(("train", "val"), split(files, val_fraction), strict=True):
@@ -67,16 +68,37 @@ def prepare(
         if coder.encoding:
             (building / "tokenizer.json").write_text(json.dumps(coder.freeze()), encoding="utf-8")
         (building / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     print(
         f"{folder}: {meta['train']['tokens']:,} tokens to train on, {meta['val']['tokens']:,} to validate ({tokenizer})"
     )
     print(f"next: python train.py --dataset={folder.name}")
     return folder
+
+
+@contextlib.contextmanager
+def whole_folder(folder, sources):
+    """A folder to fill that takes the place of the dataset `folder` if all goes well, and is gone if not.
+
+    Raises UsageError where `folder` holds anything but a dataset, or one of the files `sources`.
+    """
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if there - {"train.bin", "val.bin", "meta.json", "tokenizer.json"} or (
+        folder.exists() and "meta.json" not in there
+    ):
+        raise UsageError(f"{folder} is there and is not only a dataset: choose another --name")
+    if folder.resolve() in (parent for path in sources for parent in path.resolve().parents):
+        raise UsageError(f"the text lies in {folder}, which is to be replaced: choose another --name")
+    building = folder.with_name(f".{folder.name}.{os.getpid()}")
+    building.mkdir(parents=True)
+    try:
+        yield building
+        if there:
+            shutil.rmtree(folder)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            building.parent.rmdir()  # data/, if it was made for nothing
 
 
 # ---------------------------------------------------------------------------- which text
@@ -133,17 +155,20 @@ def stdlib_files():
 def download_shakespeare():
     """data/tinyshakespeare.txt, fetched where it is not there yet. Raises UsageError, also where its sha256 is off."""
     path = Path("data/tinyshakespeare.txt")
+    if path.exists():
+        return path
     try:
-        text = path.read_bytes() if path.exists() else urllib.request.urlopen(SHAKESPEARE, timeout=20).read()
-    except OSError as error:
+        text = urllib.request.urlopen(SHAKESPEARE, timeout=20).read()
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         ways = "python prepare.py stdlib needs none, nor does python prepare.py your.txt"
         raise UsageError(f"tiny Shakespeare needs a network ({reason}): {ways}") from None
     if (found := hashlib.sha256(text).hexdigest()) != SHAKESPEARE_SHA256:
-        raise UsageError(f"tiny Shakespeare has sha256 {found}, not {SHAKESPEARE_SHA256}: remove {path} and try again")
+        raise UsageError(f"tiny Shakespeare came with sha256 {found}, not {SHAKESPEARE_SHA256}: try again")
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(text)
-    return path
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_bytes(text)
+    return part.replace(path)
 
 
 def split(files, val_fraction):
@@ -155,10 +180,10 @@ def split(files, val_fraction):
     """
     whole = [(path, 0, path.stat().st_size) for path in files]
     total = sum(size for _, _, size in whole)
-    held_out, room = [], val_fraction * total
-    for segment in sorted(whole, key=lambda s: hashlib.sha256("/".join(s[0].parts[-2:]).encode()).digest()):
+    held_out, room = set(), val_fraction * total
+    for segment in sorted(whole, key=lambda s: hashlib.sha256(os.fsencode("/".join(s[0].parts[-2:]))).digest()):
         if segment[2] <= room:
-            held_out.append(segment)
+            held_out.add(segment)
             room -= segment[2]
     if room <= val_fraction * total / 2:
         return [s for s in whole if s not in held_out], [s for s in whole if s in held_out]
@@ -180,9 +205,9 @@ def split(files, val_fraction):
 def write(target, segments, coder, dtype, text, bar):
     """Encode `segments` into the file `target`; returns its counts and sha256, and feeds the bytes read to `text`."""
     ids_written, bytes_read, digest = 0, 0, hashlib.sha256()
-    stream = pieces(segments)
+    stream = pieces(segments, coder)
     with open(target, "wb") as out, ThreadPoolExecutor(os.cpu_count()) as cores:
-        while some := list(islice(stream, 16)):  # executors read ahead without bound: not a whole corpus
+        while some := list(islice(stream, 4 * os.cpu_count())):  # an executor left alone would read the whole corpus
             for (_, piece), ids in zip(some, cores.map(lambda pair: coder.encode(pair[1], pair[0]), some), strict=True):
                 raw = narrow(ids, dtype, coder.vocab_size).tobytes()
                 out.write(raw)
@@ -200,27 +225,33 @@ def narrow(ids, dtype, vocab_size):
     return ids.astype(dtype)
 
 
-def pieces(segments):
-    """(file, bytes) again and again: the text in pieces that encode to the same tokens apart as together.
+# Between two lines that end and begin so, no pattern of tiktoken's encodings joins anything. (White space joins white
+# space, and o200k_base takes slashes to the line before.)
+SAFE_CUT = re.compile(rb"[!-~]\n(?=[!-.0-~])")
 
-    No pattern of tiktoken's joins two lines that end and begin with something visible, so a piece ends between such.
+
+def pieces(segments, coder):
+    """(file, bytes) again and again: the text of `segments`, PIECE bytes or a little more at a time.
+
+    Pieces encode to the same tokens as the whole text does, but where a file has no SAFE_CUT for LONGEST_PIECE bytes.
     """
     for path, start, stop in segments:
         with open(path, "rb") as file:
             file.seek(start)
             rest = b""
             while block := file.read(min(PIECE, stop - file.tell())):
+                searched = max(0, len(rest) - 2)
                 rest += block
-                end = rest.rfind(b"\n") + 1
-                while end > 1 and (
-                    end == len(rest) or rest[end - 2 : end - 1].isspace() or rest[end : end + 1].isspace()
-                ):
-                    end = rest.rfind(b"\n", 0, end - 1) + 1
-                if end <= 1 and len(rest) >= LONGEST_LINE:
+                if not coder.encoding:
+                    end = len(rest)
+                elif cuts := [match.end() for match in SAFE_CUT.finditer(rest, searched)]:
+                    end = cuts[-1]
+                elif len(rest) >= LONGEST_PIECE:
                     end = next(i for i in range(len(rest) - 1, 0, -1) if rest[i] & 0xC0 != 0x80)
-                if end > 1:
-                    yield path, rest[:end]
-                    rest = rest[end:]
+                else:
+                    continue
+                yield path, rest[:end]
+                rest = rest[end:]
             if rest:
                 yield path, rest
 

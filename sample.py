@@ -25,16 +25,7 @@ def sample(
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu
 ):
     """Print text that a trained model goes on with, as it comes. Returns the texts."""
-    for name, value, fine, rule in (
-        ("num_samples", num_samples, num_samples >= 1, "at least 1"),
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
-        ("temperature", temperature, 0 <= temperature < float("inf"), "at least 0"),
-        ("top_k", top_k, top_k is None or top_k >= 1, "at least 1"),
-        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "more than 0 and at most 1"),
-        ("seed", seed, 0 <= seed < 2**63, "at least 0"),
-    ):
-        if not fine:
-            raise UsageError(f"{name}={value}: must be {rule}")
+    check(num_samples, max_new_tokens, temperature, top_k, top_p, seed)
     device = find_device(device)
     gpt, saved = load_model(checkpoint, device)
     tokenizer = Tokenizer.thaw(saved["tokenizer"])
@@ -56,6 +47,20 @@ def sample(
             print(printable(piece) if sys.stdout.isatty() else piece, end="", flush=True)
         print("\n---------------" if i + 1 < num_samples else "")
     return texts
+
+
+def check(num_samples, max_new_tokens, temperature, top_k, top_p, seed):
+    """Raises UsageError for a number out of range."""
+    for name, value, fine, rule in (
+        ("num_samples", num_samples, num_samples >= 1, "at least 1"),
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
+        ("temperature", temperature, 0 <= temperature < float("inf"), "at least 0 and finite"),
+        ("top_k", top_k, top_k is None or top_k >= 1, "at least 1"),
+        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "more than 0 and at most 1"),
+        ("seed", seed, 0 <= seed < 2**63, "at least 0 and less than 2^63"),
+    ):
+        if not fine:
+            raise UsageError(f"{name}={value}: must be {rule}")
 
 
 def printable(text):

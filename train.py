@@ -6,10 +6,12 @@ evaluation draws nothing. So a run stopped and resumed is the run never stopped,
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
+import pickle
 import platform
 import signal
 import struct
@@ -64,23 +66,25 @@ def train(
     model = dataclasses.replace(model, vocab_size=max(model.vocab_size, meta["vocab_size"]))
     out = Path(out_dir or f"out/{folder.name}-{model.attention}")
     options |= {"vocab_size": model.vocab_size, "out_dir": out.as_posix()}
-    about = {"config": dataclasses.asdict(model), "options": options, "data": meta, **origin(folder)}
 
     torch.manual_seed(seed)
     gpt = GPT(model).to(device)
     optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
-    state = begin(out, gpt, optimizer, about)
+    about = {"config": dataclasses.asdict(model), "options": options, "data": meta, **origin(folder)}
+    state = begin(out, about, gpt, optimizer)
     n_batch, decay_end = (
         batch_size * gradient_accumulation_steps,
         max_iters if lr_decay_iters is None else lr_decay_iters,
     )
     bits = meta["val"]["tokens"] / meta["val"]["bytes"] / math.log(2)  # nats a token -> bits a byte
     bar = tqdm(total=max_iters, initial=state["step"], desc=out.name, unit="step", disable=not sys.stderr.isatty())
+    say = functools.partial(print, flush=True) if bar.disable else bar.write
 
     with stop_signals() as stopped, explain_memory(options), open(out / "metrics.jsonl", "ab") as metrics, bar:
+        entered, first = time.perf_counter(), state["step"]
+        began = entered - state["seconds"]
         loss_of, how = make_fast(gpt, compile, amp, batch(tokens["train"], batch_size, model.block_size, seed, 0))
-        bar.write(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, {name_of(device)}, {how}")
-        began = time.perf_counter() - state["seconds"]
+        say(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, {name_of(device)}, {how}")
         while True:
             row = {"step": (step := state["step"])}
             last = step >= max_iters and not stopped
@@ -88,7 +92,7 @@ def train(
                 with amp:
                     val = evaluate(loss_of, gpt, tokens["val"], batch_size, model.block_size, eval_tokens)
                 row |= {"val_loss": val, "val_bits_per_byte": val * bits, **watched(gpt)}
-                bar.write(f"step {step}: val {val:.4f} nats a token, {val * bits:.4f} bits a byte")
+                say(f"step {step}: val {val:.4f} nats a token, {val * bits:.4f} bits a byte")
                 state["seconds"] = time.perf_counter() - began
                 if state["best"] is None or val < state["best"]["val_loss"]:
                     state["best"] = dict(row)
@@ -116,18 +120,21 @@ def train(
                 )
             optimizer.step()
             optimizer.zero_grad()
-            speed = x.numel() / (time.perf_counter() - started)
+            now = time.perf_counter()
+            speed = x.numel() / (now - started)
             row |= {"train_loss": loss, "learning_rate": lr, "grad_norm": norm, "tokens_per_second": round(speed)}
             metrics.write(to_line(row))
             metrics.flush()
             state["step"] += 1
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
+            if bar.disable and step and step % 50 == 0:
+                left = (now - entered) / (step + 1 - first) * (max_iters - step - 1)
+                say(f"step {step}: loss {loss:.3f}, {speed:,.0f} tokens/s, {tqdm.format_interval(left)} left")
         if last:
             metrics.write(to_line(row))
 
-    size = f"{model.n_layer} layers of {model.n_embd}, {gpt.n_params() / 1e6:.2f}M parameters"
-    draw(out, f"{folder.name} ({meta['tokenizer']}), {model.attention}, {size}, seed {seed}")
+    draw(out, f"{folder.name} ({meta['tokenizer']}), seed {seed}", gpt)
     if not last:
         print(f"stopped at step {step}, and saved. Go on: python train.py {out}/config.toml --init_from=resume")
         sys.exit(128 + stopped[0])
@@ -137,39 +144,51 @@ def train(
     return {"out_dir": str(out), "val_loss": val, "best": best, "seconds": state["seconds"]}
 
 
-def begin(out, gpt, optimizer, about):
-    """Make the folder `out` ready for a run that starts or goes on, fill gpt and optimizer; returns the run's state.
-
-    Raises UsageError where `out` holds another run, or a checkpoint does not fit.
-    """
-    options = about["options"]
-    state, rows, source = {"step": 0, "seconds": 0.0, "best": None}, [], options["init_from"]
-    if source == "resume":
-        old = load(out / "ckpt.pt", gpt.device)
-        refuse_other(f"cannot resume {out}", old, about, ("block_size", *WEIGHTS_DEPEND_ON, "train.bin", "val.bin"))
-        gpt.load_state_dict(old["model"])
-        optimizer.load_state_dict(old["optimizer"])
+def begin(out, about, gpt, optimizer):
+    """Fill gpt and optimizer, and make the folder `out` ready for the run `about`; returns the state it begins in."""
+    state, rows, options = {"step": 0, "seconds": 0.0, "best": None}, [], about["options"]
+    if options["init_from"] == "resume":
+        old = go_on(out, about, gpt, optimizer)
         state = {name: old[name] for name in state}
         rows = [row for row in read_metrics(out / "metrics.jsonl") if row["step"] < state["step"]]
-        options["init_from"] = old["options"]["init_from"]
-        free = {"out_dir", "overwrite", "device"}
-        changed = [f"{k} {old['options'].get(k)} -> {v}" for k, v in options.items() if old["options"].get(k) != v]
-        if changed := [line for line in changed if line.split()[0] not in free]:
-            print(f"{out} goes on with other options: {', '.join(changed)}")
     else:
-        if not options["overwrite"] and any((out / name).exists() for name in RUN_FILES):
-            raise UsageError(f"{out} holds a run: --init_from=resume goes on with it, --overwrite=true replaces it")
-        if source != "scratch":
-            old = load(source, gpt.device)
-            refuse_other(f"cannot start from {source}", old, about, WEIGHTS_DEPEND_ON)
-            gpt.load_state_dict(old["model"])
-        for name in RUN_FILES:
-            (out / name).unlink(missing_ok=True)
+        start(out, options, about, gpt)
     options["overwrite"] = False
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "config.toml", lambda file: file.write(to_toml(options).encode()))
+    write_whole(out / "config.toml", lambda file: file.write(to_toml(options).encode("utf-8", "backslashreplace")))
     write_whole(out / "metrics.jsonl", lambda file: file.writelines(map(to_line, rows)))
     return state
+
+
+def start(out, options, about, gpt):
+    """Empty `out` for a new run, give gpt the weights that init_from names. Raises UsageError where that cannot be."""
+    if not options["overwrite"] and any((out / name).exists() for name in RUN_FILES):
+        raise UsageError(f"{out} holds a run: --init_from=resume goes on with it, --overwrite=true replaces it")
+    if (source := options["init_from"]) != "scratch":
+        if not Path(source).exists():
+            hint = nearest(source, ("scratch", "resume"))
+            raise UsageError(f"init_from={source}: must be scratch, resume or a checkpoint{hint}")
+        old = load(source, gpt.device)
+        refuse_other(f"cannot start from {source}", old, about, WEIGHTS_DEPEND_ON)
+        fill(gpt, old, source)
+    for name in RUN_FILES:
+        (out / name).unlink(missing_ok=True)
+
+
+def go_on(out, about, gpt, optimizer):
+    """Fill gpt and optimizer from the run in `out`; returns its checkpoint. Raises UsageError if it is another run."""
+    old, options = load(out / "ckpt.pt", gpt.device), about["options"]
+    refuse_other(f"cannot resume {out}", old, about, ("block_size", *WEIGHTS_DEPEND_ON, "train.bin", "val.bin"))
+    fill(gpt, old, out / "ckpt.pt")
+    ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(old["optimizer"])
+    for group, settings in zip(optimizer.param_groups, ours, strict=True):
+        group.update(settings)  # weight decay and betas are this run's, not the checkpoint's
+    options["init_from"] = old["options"]["init_from"]
+    before = old["options"] | {name: options[name] for name in ("out_dir", "overwrite", "device")}
+    if changed := [f"{k} {before.get(k)} -> {v}" for k, v in options.items() if before.get(k) != v]:
+        print(f"{out} goes on with other options: {', '.join(changed)}")
+    return old
 
 
 # ---------------------------------------------------------------------------- options
@@ -195,16 +214,18 @@ def find_device(device):
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(1, device=device).device
+        one = torch.ones(1, device=device)
+        assert one.item() == 1, "it does not compute"
+        return one.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise UsageError(f"device={device}: {reason}; auto, cpu, cuda, cuda:1 and mps are examples") from None
 
 
 def find_amp(dtype, device):
-    """The autocast of `dtype`; "auto" is bfloat16 on CUDA that computes it, else float32."""
+    """The autocast of `dtype`; "auto" is bfloat16 on CUDA that has it, else float32. On CUDA float32 products are TF32."""
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32
+        torch.set_float32_matmul_precision("high")
         if dtype == "auto" and torch.cuda.is_bf16_supported(including_emulation=False):
             dtype = "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
@@ -214,7 +235,7 @@ def name_of(device):
     """What a person calls it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} with {torch.get_num_threads()} threads"
+    return f"{device.type}, {(n := torch.get_num_threads())} thread{'s' * (n > 1)}"
 
 
 def make_fast(gpt, compile, amp, example):
@@ -239,12 +260,12 @@ def make_fast(gpt, compile, amp, example):
 
 @contextlib.contextmanager
 def explain_memory(options):
-    """Turns running out of GPU memory into a UsageError that says what to halve."""
+    """Turns running out of memory into a UsageError that says what to halve."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise UsageError(
-            f"out of memory on {options['device']}: halve batch_size={options['batch_size']} (and double "
+            f"out of memory: halve batch_size={options['batch_size']} (and double "
             f"gradient_accumulation_steps={options['gradient_accumulation_steps']}: the same batch in smaller parts), "
             f"or halve block_size={options['block_size']}"
         ) from None
@@ -258,14 +279,14 @@ IN_MEMORY = 1 << 28  # tokens; a split larger than that stays on disk, memory-ma
 
 def load_dataset(dataset, device, block_size):
     """(folder, meta, {"train": tokens, "val": tokens}) of data/<dataset>. Raises UsageError."""
-    folder = Path("data") / dataset
+    folder = Path(dataset) if (Path(dataset) / "meta.json").exists() else Path("data") / dataset
     if not (folder / "meta.json").exists():
-        corpus, _, tokenizer = folder.name.partition("-")
+        corpus, _, tokenizer = dataset.partition("-")
         if corpus != "stdlib":
             there = sorted(p.parent.name for p in Path("data").glob("*/meta.json"))
             have = f"there is {', '.join(there)}" if there else "there is none yet"
             raise UsageError(f"no dataset {folder}{nearest(dataset, there)}: {have}; python prepare.py makes one")
-        prepare("stdlib", tokenizer=tokenizer or "bytes")
+        folder = prepare("stdlib", tokenizer=tokenizer or "bytes", name=dataset)
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         tokens = {part: load_split(folder, part, meta, device) for part in ("train", "val")}
@@ -460,16 +481,27 @@ def load(path, device="cpu"):
         raise UsageError(f"{path} is damaged: its checksum is not the one it was saved with")
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        reason = "it holds more than tensors, numbers and text"
-        raise UsageError(f"{path} is no checkpoint of train.py: {reason} ({type(error).__name__})") from None
+    except pickle.UnpicklingError:
+        raise UsageError(f"{path} is no checkpoint of train.py: it holds more than tensors, numbers and text") from None
+
+
+def fill(gpt, checkpoint, path):
+    """Give gpt the weights of the checkpoint from `path`. Raises UsageError where they do not fit."""
+    try:
+        gpt.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise UsageError(f"{path} is of another model.py: {error}") from None
 
 
 def load_model(path, device="cpu"):
     """(model ready to use, checkpoint) of a file of `save`, or of a run's folder. Raises UsageError."""
     checkpoint = load(path, device)
-    gpt = GPT(GPTConfig(**checkpoint["config"])).to(device).eval()
-    gpt.load_state_dict(checkpoint["model"])
+    try:
+        config = GPTConfig(**checkpoint["config"])
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path} is of another model.py: {error}") from None
+    gpt = GPT(config).to(device).eval()
+    fill(gpt, checkpoint, path)
     return gpt, checkpoint
 
 
@@ -492,24 +524,31 @@ def watched(gpt):
     return {name: [getattr(a, name).flatten().tolist() for a in attentions] for name in attentions[0].watch}
 
 
-def draw(out, title):
+def draw(out, title, gpt):
     """loss.png: the losses of metrics.jsonl against steps."""
     from matplotlib.figure import Figure  # no pyplot: a notebook keeps its own backend
 
     rows = read_metrics(out / "metrics.jsonl")
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, style in (
         ("train_loss", {"lw": 0.6, "color": "0.6"}),
         ("val_loss", {"marker": "o", "ms": 4, "color": "k"}),
     ):
         points = [(row["step"], row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), label=name.replace("_loss", ""), **style) if points else None
-    axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
+        axes.plot([x for x, _ in points], [y for _, y in points], label=name.partition("_")[0], **style)
+    size = f"{gpt.config.n_layer} layers of {gpt.config.n_embd}, {gpt.n_params() / 1e6:.2f}M parameters"
+    axes.set(xlabel="step", ylabel="loss (nats a token)", title=f"{title}\n{gpt.config.attention}, {size}")
     axes.legend()
     write_whole(out / "loss.png", lambda file: figure.savefig(file, format="png", dpi=120))
 
 
+def preset(values):
+    """The preset for the device that `values` names or that there is."""
+    device = values.get("device", "auto")
+    name = "cpu" if device == "cpu" or (device == "auto" and not torch.cuda.is_available()) else "gpu"
+    return os.path.relpath(Path(__file__).parent / "config" / f"{name}.toml")
+
+
 if __name__ == "__main__":
-    here = Path(__file__).parent / "config"
-    run(train, preset=lambda: here / ("gpu.toml" if torch.cuda.is_available() else "cpu.toml"))
+    run(train, preset=preset)

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+import tiktoken
 import torch
 
 import prepare
@@ -26,3 +27,18 @@ def corpus(tmp_path_factory):
     text = "\n".join(" ".join(words[(i := draw.randrange(17)) :] + words[:i]) for _ in range(200))
     (folder / "hamlet.txt").write_text(text)
     return prepare.prepare(str(folder / "hamlet.txt"), name=str(folder / "hamlet"))
+
+
+def tiny_encoding():
+    """An encoding of tiktoken's kind that needs no download: bytes and a few merges, GPT-2's pattern."""
+    merges = [b"he", b"th", b"  ", b"\n\n", b" t", b"llo", b"ll", b"or"]
+    ranks = {bytes([i]): i for i in range(256)} | {m: 256 + i for i, m in enumerate([b"ll", *merges[:-2], b"or"])}
+    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+    special = {"<|endoftext|>": max(ranks.values()) + 1}
+    return tiktoken.Encoding("tiny", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: tiny_encoding())
+    return tiny_encoding()

@@ -78,6 +78,8 @@ def mistake(function, *argv):
         (["--out_dir=123"], {"out_dir": "123"}),
         (["--out_dir=a=b"], {"out_dir": "a=b"}),
         (["--out_dir="], {"out_dir": ""}),
+        (["--out_dir= a "], {"out_dir": " a "}),
+        (["--max_iters= 3 "], {"max_iters": 3}),
         (["--out_dir=None"], {"out_dir": None}),
         (["--grad_clip=none"], {"grad_clip": None}),
         (["--grad_clip=2"], {"grad_clip": 2.0}),
@@ -173,12 +175,29 @@ def test_words_fill_places_then_the_rest():
 
 def test_run_begins_with_the_preset_unless_one_is_named(tmp_path, capsys):
     preset, own = tmp_path / "preset.toml", tmp_path / "own.toml"
-    preset.write_text("max_iters = 77\n")
+    preset.write_text("max_iters = 77\nlearning_rate = 7\n")
     own.write_text("width = 5\n")
-    assert run(work, ["--learning_rate=2"], preset=lambda: preset)[1:3] == (2.0, 77)
+    seen = []
+    options = ["--learning_rate=2", "--out_dir=x.toml"]
+    assert run(work, options, preset=lambda values: seen.append(values) or preset)[1:3] == (2.0, 77)
+    assert seen == [{"learning_rate": 2.0, "out_dir": "x.toml"}]
     assert capsys.readouterr().out == f"no preset named: taking {preset}\n"
-    assert run(work, [str(own)], preset=lambda: preset)[2] == 10
+    assert run(work, [str(own)], preset=lambda values: preset)[2] == 10
     assert capsys.readouterr().out == ""
+    with pytest.raises(SystemExit):
+        run(work, ["--nonsense=1"], preset=lambda values: preset)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_cannot_be_opened_is_one_line(capsys):
+    def stumble(*, name: str = "x"):  # a name
+        """Open nothing."""
+        Path("nowhere/at/all").read_text()
+
+    with pytest.raises(SystemExit) as stopped:
+        run(stumble, [])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith("[Errno 2] No such file or directory: 'nowhere/at/all'\n")
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(capsys):
@@ -214,12 +233,12 @@ def test_every_option_of_every_program_has_its_help(function):
             "max_iters": st.integers(-(10**15), 10**15),
             "grad_clip": st.none() | st.floats(allow_nan=False),
             "compile": st.just("auto") | st.booleans(),
-            "out_dir": st.none() | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])).map(str.strip),
+            "out_dir": st.none() | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])),
         }
     )
 )
 def test_to_toml_is_read_back(tmp_path_factory, values):
-    if str(values["out_dir"]).lower() == "none":
+    if str(values["out_dir"]).strip().lower() == "none":
         values["out_dir"] = None
     file = tmp_path_factory.mktemp("toml") / "x.toml"
     file.write_text(to_toml(values), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -15,24 +16,10 @@ from hypothesis import strategies as st
 
 import prepare as prepare_py
 from configurable import UsageError, parse
+from conftest import tiny_encoding
 from prepare import Tokenizer, narrow, pieces, prepare, split, stdlib_files
 
 TEXT = "Héllo wörld, λ!\n" * 50
-
-
-def tiny_encoding():
-    """An encoding of tiktoken's kind that needs no download: bytes and a few merges, GPT-2's pattern."""
-    merges = [b"he", b"th", b"  ", b"\n\n", b" t", b"llo", b"ll", b"or"]
-    ranks = {bytes([i]): i for i in range(256)} | {m: 256 + i for i, m in enumerate([b"ll", *merges[:-2], b"or"])}
-    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-    special = {"<|endoftext|>": max(ranks.values()) + 1}
-    return tiktoken.Encoding("tiny", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: tiny_encoding())
-    return tiny_encoding()
 
 
 def read(folder):
@@ -43,7 +30,7 @@ def read(folder):
 def mistake(*sources, **options):
     with pytest.raises(UsageError) as error:
         prepare(*sources, **options)
-    assert not list(Path().glob("data/*")) and not list(Path().glob("data/.*"))
+    assert not Path("data").exists()
     return str(error.value)
 
 
@@ -74,7 +61,7 @@ def test_meta_says_what_the_files_are():
         digest = hashlib.sha256((folder / f"{part}.bin").read_bytes()).hexdigest()
         assert meta[part] == {"tokens": len(tokens[part]), "bytes": len(tokens[part]), "sha256": digest}
     assert meta["source"] == "a.txt"
-    assert meta["command"] == "python prepare.py a.txt --tokenizer=bytes --val_fraction=0.25"
+    assert meta["command"] == "python prepare.py a.txt --tokenizer=bytes --val_fraction=0.25 --name=a"
 
 
 def test_the_split_of_tiny_shakespeare_is_nanogpt_s(tmp_path):
@@ -121,27 +108,53 @@ def test_preparing_again_replaces_a_dataset_but_nothing_else():
     assert read(prepare("a.txt"))[0]["train"]["tokens"] == 180
     Path("data/photos").mkdir()
     Path("data/photos/me.jpg").write_text("")
-    with pytest.raises(UsageError, match="data/photos is there and is no dataset: choose another --name"):
-        prepare("a.txt", name="photos")
-    assert Path("data/photos/me.jpg").exists()
+    for name in ("photos", "a"):
+        with pytest.raises(UsageError, match=f"data/{name} is there and is not only a dataset: choose another --name"):
+            prepare("a.txt", name=name)
+        assert Path("data/photos/me.jpg").exists() and Path("data/a/train.bin").exists()
+        Path("data/a/mine.txt").write_text("keep")
+    assert Path("data/a/mine.txt").exists()
+
+
+def test_a_text_inside_the_folder_to_be_replaced_is_safe():
+    Path("a.txt").write_text("one " * 100)
+    prepare("a.txt")
+    Path("b").mkdir()
+    Path("b/meta.json").write_text("{}\n" * 50)
+    for source, name in (("data/a", None), ("b", str(Path("b").resolve()))):
+        with pytest.raises(UsageError, match="which is to be replaced: choose another --name"):
+            prepare(source, name=name)
+    assert Path("b/meta.json").exists() and Path("data/a/meta.json").exists()
 
 
 def test_memory_does_not_grow_with_the_file(monkeypatch):
-    held, longest = [], []
     monkeypatch.setattr(prepare_py, "PIECE", 1000)
-    original = Tokenizer.encode
+    taken, encoded, ahead = [], [], []
+    encode, stream = Tokenizer.encode, pieces
 
-    def encode(self, text, where):
-        held.append(len(text))
-        return original(self, text, where)
+    def count_taken(*args):
+        for piece in stream(*args):
+            taken.append(len(piece[1]))
+            ahead.append(len(taken) - len(encoded))
+            yield piece
 
-    monkeypatch.setattr(Tokenizer, "encode", encode)
-    Path("a.txt").write_text("some words here\n" * 10_000)
-    stream = pieces([(Path("a.txt"), 0, 160_000)])
-    longest = max(len(piece) for _, piece in stream)
-    assert longest < 1100
+    def count_encoded(self, text, where):
+        encoded.append(len(text))
+        return encode(self, text, where)
+
+    monkeypatch.setattr(Tokenizer, "encode", count_encoded)
+    monkeypatch.setattr(prepare_py, "pieces", count_taken)
+    Path("a.txt").write_text("some words here\n" * 50_000)
     prepare("a.txt")
-    assert sum(held) == 160_000 and max(held) < 1100
+    assert sum(taken) == sum(encoded) == 800_000
+    assert max(taken) == 1000 and max(ahead) <= 4 * os.cpu_count()
+
+
+def test_several_sources_need_a_name():
+    for i in "ab":
+        Path(f"{i}.txt").write_text(i * 100)
+    assert mistake("a.txt", "b.txt") == "several sources need a --name"
+    assert read(prepare("a.txt", "b.txt", name="ab"))[0]["train"]["tokens"] == 180
 
 
 # ---------------------------------------------------------------------------- the standard library
@@ -199,10 +212,6 @@ def test_shakespeare_is_checked_against_its_sha256(monkeypatch):
     assert prepare("shakespeare") == Path("data/tinyshakespeare")
     monkeypatch.setattr(urllib.request, "urlopen", None)  # the second time it is there
     prepare("shakespeare")
-
-
-def test_the_sha256_is_the_one_everybody_has():
-    assert prepare_py.SHAKESPEARE_SHA256 == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
 def test_an_encoding_that_cannot_be_loaded_is_explained(monkeypatch):
@@ -282,28 +291,32 @@ def test_an_encoding_comes_back_also_when_frozen_and_thawed(text):
     assert Tokenizer.thaw(frozen).vocab_size == tokenizer.vocab_size
 
 
-@given(
-    st.lists(st.sampled_from(["a", "the", " ", "\n", "\r\n", "\t", "λ", "42", ";", "'s", "hello"]), max_size=200),
-    st.integers(1, 40),
-)
-def test_pieces_encode_to_the_same_tokens_apart_as_together(words, size):
-    text, encoding = "".join(words).encode(), Tokenizer(tiny_encoding())
-    path = Path("t.txt")
-    path.write_bytes(text)
-    before, prepare_py.PIECE = prepare_py.PIECE, size
-    try:
-        parts = [piece for _, piece in pieces([(path, 0, len(text))])]
-    finally:
-        prepare_py.PIECE = before
+fragments = ["a", "the", " ", "\n", "\r\n", "\t", "λ", "42", ";", "();", "//", "'s", "hello", "\xa0"]
+
+
+@given(st.lists(st.sampled_from(fragments), max_size=200).map("".join), st.integers(1, 40))
+def test_pieces_encode_to_the_same_tokens_apart_as_together(text, size):
+    text, coder = text.encode(), Tokenizer(tiny_encoding())
+    Path("t.txt").write_bytes(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_py, "PIECE", size)
+        parts = [piece for _, piece in pieces([(Path("t.txt"), 0, len(text))], coder)]
     assert b"".join(parts) == text
-    assert [i for part in parts for i in encoding.encode(part).tolist()] == encoding.encode(text).tolist()
+    assert [i for part in parts for i in coder.encode(part).tolist()] == coder.encode(text).tolist()
+
+
+def test_lines_are_where_a_text_is_cut(monkeypatch):
+    monkeypatch.setattr(prepare_py, "PIECE", 100)
+    Path("t.txt").write_text("some words here\n" * 50)
+    parts = [piece for _, piece in pieces([(Path("t.txt"), 0, 800)], Tokenizer(tiny_encoding()))]
+    assert len(parts) >= 8 and all(part.endswith(b"\n") and len(part) % 16 == 0 for part in parts)
 
 
 def test_a_line_without_an_end_is_cut_between_characters(monkeypatch):
     monkeypatch.setattr(prepare_py, "PIECE", 10)
-    monkeypatch.setattr(prepare_py, "LONGEST_LINE", 30)
+    monkeypatch.setattr(prepare_py, "LONGEST_PIECE", 30)
     Path("t.txt").write_text("λ" * 100, encoding="utf-8")
-    parts = [piece.decode() for _, piece in pieces([(Path("t.txt"), 0, 200)])]
+    parts = [piece.decode() for _, piece in pieces([(Path("t.txt"), 0, 200)], Tokenizer(tiny_encoding()))]
     assert "".join(parts) == "λ" * 100 and len(parts) > 5
 
 

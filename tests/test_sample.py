@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiktoken
 
 from configurable import UsageError
 from model import GPT, GPTConfig
+from prepare import prepare
 from sample import printable, sample
 from train import train
 
@@ -41,6 +43,15 @@ def test_a_trained_model_goes_on_as_its_text_does(trained, capsys):
 def test_a_checkpoint_alone_is_enough(trained, capsys):
     shutil.copy(trained / "best.pt", "alone.pt")
     assert sample("alone.pt", max_new_tokens=5, seed=3) == sample(str(trained), max_new_tokens=5, seed=3)
+
+
+def test_a_checkpoint_alone_is_enough_with_tokens_of_tiktoken_too(tiny, monkeypatch, capsys):
+    Path("a.txt").write_text("to be or not to be\n" * 100)
+    prepare("a.txt", tokenizer="gpt2")
+    train(GPTConfig(n_layer=1, n_embd=16, n_head=2, block_size=8), dataset="a-gpt2", max_iters=1)
+    shutil.rmtree("data")
+    monkeypatch.setattr(tiktoken, "get_encoding", None)
+    assert sample("out/a-gpt2-vanilla", prompt="to be", max_new_tokens=4)[0].startswith("to be")
 
 
 def test_the_seed_decides(trained, capsys):
@@ -91,7 +102,8 @@ def test_a_terminal_is_not_driven_by_a_sample(trained, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1.0}, "temperature=-1.0: must be at least 0"),
+        ({"temperature": -1.0}, "temperature=-1.0: must be at least 0 and finite"),
+        ({"seed": 2**63}, "seed=9223372036854775808: must be at least 0 and less than 2^63"),
         ({"top_k": 0}, "top_k=0: must be at least 1"),
         ({"top_p": 0.0}, "top_p=0.0: must be more than 0 and at most 1"),
         ({"num_samples": 0}, "num_samples=0: must be at least 1"),
