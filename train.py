@@ -223,7 +223,7 @@ def find_device(device):
 
 
 def find_amp(dtype, device):
-    """The autocast of `dtype`; "auto" is bfloat16 on CUDA that has it, else float32. On CUDA float32 products are TF32."""
+    """The autocast of `dtype`; "auto" is bfloat16 on CUDA that has it, else float32 (on CUDA its products are TF32)."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         if dtype == "auto" and torch.cuda.is_bf16_supported(including_emulation=False):
@@ -474,10 +474,10 @@ def load(path, device="cpu"):
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"no checkpoint {path}: {error.strerror}") from None
-    content, mark, digest = content[: -len(CHECKSUM) - 64], content[-len(CHECKSUM) - 64 : -64], content[-64:]
-    if mark != CHECKSUM:
+    end = len(content) - len(CHECKSUM) - 64
+    if end < 0 or content[end:-64] != CHECKSUM:
         raise UsageError(f"{path} is no checkpoint of train.py, or its end is missing")
-    if hashlib.sha256(content).hexdigest().encode() != digest:
+    if hashlib.sha256(memoryview(content)[:end]).hexdigest().encode() != content[-64:]:
         raise UsageError(f"{path} is damaged: its checksum is not the one it was saved with")
     try:
         return torch.load(path, map_location=device, weights_only=True)
