@@ -72,10 +72,8 @@ def train(
     optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
     about = {"config": dataclasses.asdict(model), "options": options, "data": meta, **origin(folder)}
     state = begin(out, about, gpt, optimizer)
-    n_batch, decay_end = (
-        batch_size * gradient_accumulation_steps,
-        max_iters if lr_decay_iters is None else lr_decay_iters,
-    )
+    n_windows = batch_size * gradient_accumulation_steps
+    decay_end = max_iters if lr_decay_iters is None else lr_decay_iters
     bits = meta["val"]["tokens"] / meta["val"]["bytes"] / math.log(2)  # nats a token -> bits a byte
     bar = tqdm(total=max_iters, initial=state["step"], desc=out.name, unit="step", disable=not sys.stderr.isatty())
     say = functools.partial(print, flush=True) if bar.disable else bar.write
@@ -99,9 +97,8 @@ def train(
                     save(out / "best.pt", {**about, **state, "model": gpt.state_dict()})
             if last or stopped or step % checkpoint_interval == 0:
                 state["seconds"] = time.perf_counter() - began
-                save(
-                    out / "ckpt.pt", {**about, **state, "model": gpt.state_dict(), "optimizer": optimizer.state_dict()}
-                )
+                learned = {"model": gpt.state_dict(), "optimizer": optimizer.state_dict()}
+                save(out / "ckpt.pt", {**about, **state, **learned})
             if last or stopped:
                 break
 
@@ -110,7 +107,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))  # for dropout
-            x, y = batch(tokens["train"], n_batch, model.block_size, seed, step)
+            x, y = batch(tokens["train"], n_windows, model.block_size, seed, step)
             loss = gradient(loss_of, x.to(device), y.to(device), batch_size, amp).item()
             norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), grad_clip or math.inf).item()
             if not math.isfinite(loss + norm):

@@ -32,7 +32,7 @@ def work(
     shape: Shape,
     *,
     learning_rate: float = 1e-3,  # the step's length, not # of steps
-    max_iters: int = 10,
+    max_iters: int = 10,  # how often
     grad_clip: float | None = 1.0,  # none: any
     compile: Literal["auto"] | bool = "auto",
     overwrite: bool = False,
@@ -40,6 +40,7 @@ def work(
 ):
     """Do the work. And more."""
     other: int = 3  # not an option
+    max_iters: int = max_iters  # not its help
     return shape, learning_rate, max_iters, grad_clip, compile, overwrite, out_dir, other
 
 
@@ -213,7 +214,7 @@ def test_help_says_everything_and_runs_nothing(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["python test_configurable.py [FILE.toml ...] [--name=value ...]", "Do the work. And more."]
     assert "  --learning_rate=0.001  the step's length, not # of steps [float]" in lines
-    assert "  --compile=auto          [auto|true|false]" in lines
+    assert "  --max_iters=10         how often [int]" in lines
     assert any(line.split() == ["--grad_clip=1.0", "none:", "any", "[none|float]"] for line in lines)
 
 
