@@ -247,7 +247,7 @@ def test_only_weights_of_linear_and_embedding_decay(name):
 def test_schedule_rises_falls_and_stays():
     rates = [schedule(step, 1.0, 0.1, 10, 110) for step in range(200)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == pytest.approx(1.0)
-    assert rates[60] == pytest.approx(0.55)
+    assert rates[60] == pytest.approx(0.55) and rates[35] == pytest.approx(0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2)
     assert rates[110:] == pytest.approx([0.1] * 90)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert schedule(0, 1.0, 0.1, 0, 0) == pytest.approx(0.1)
@@ -520,7 +520,8 @@ def test_a_compiled_twin_is_used_and_the_plain_model_saved(go, monkeypatch, caps
     monkeypatch.setattr(torch, "compile", Twin)
     plain = go("a")
     assert not calls
-    assert go("b", compile=True) == plain and calls
+    assert go("b", compile=True) == plain
+    assert len(calls) > 1 + 6  # a try, six steps and the evaluations
     assert same(weights("a"), weights("b"))
     assert capsys.readouterr().out.count(", compiled\n") == 1
 
