@@ -530,7 +530,7 @@ def draw(out, title, gpt):
     axes = figure.subplots()
     for name, style in (
         ("train_loss", {"lw": 0.6, "color": "0.6"}),
-        ("val_loss", {"marker": "o", "ms": 4, "color": "k"}),
+        ("val_loss", {"marker": "o", "ms": 4, "color": "k", "ls": ""}),
     ):
         points = [(row["step"], row[name]) for row in rows if name in row]
         axes.plot([x for x, _ in points], [y for _, y in points], label=name.partition("_")[0], **style)
