@@ -284,6 +284,22 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
+def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+    """Draw a token a row: logits BV -> B1. temperature 0 takes the likeliest.
+
+    `top_k` keeps the k likeliest, `top_p` the likeliest that together reach p (at least one), and both what both keep.
+    """
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    logits = logits.float() - logits.max(-1, keepdim=True).values.float()
+    p, tokens = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    if top_p is not None:
+        p = p.where(p.cumsum(-1) - p < top_p, 0)
+    if top_k is not None:
+        p[:, top_k:] = 0
+    return tokens.gather(1, torch.multinomial(p, 1, generator=generator))
+
+
 class GPT(nn.Module):
     """Tokens to logits: embedding, n_layer blocks, norm, the embedding again."""
 
@@ -329,7 +345,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None):
-        """Continue tokens BT (T ≥ 1): yields the next token of each row, B, max_new_tokens times.
+        """Continue tokens BT (T ≥ 1), in eval mode: yields the next token of each row, B, max_new_tokens times.
 
         The prompt is read once, then one token a step. When block_size tokens are in the cache, the newer half of them
         is read again into an empty one: every token sees the last block_size/2 to block_size, at positions trained on.
@@ -362,19 +378,3 @@ class GPT(nn.Module):
         maps = sum(b.attention.n_heads[0] * (b.attention.D + b.attention.E) for b in self.blocks)
         forward = 2 * weights + 2 * maps * (T + 1) / 2
         return forward, 2 * forward
-
-
-def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
-    """Draw a token a row: logits BV -> B1. temperature 0 takes the likeliest.
-
-    `top_k` keeps the k likeliest, `top_p` the likeliest that together reach p (at least one), and both what both keep.
-    """
-    if temperature == 0:
-        return logits.argmax(-1, keepdim=True)
-    logits = logits.float() - logits.max(-1, keepdim=True).values.float()
-    p, tokens = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
-    if top_p is not None:
-        p = p.where(p.cumsum(-1) - p < top_p, 0)
-    if top_k is not None:
-        p[:, top_k:] = 0
-    return tokens.gather(1, torch.multinomial(p, 1, generator=generator))
