@@ -191,8 +191,9 @@ def read_toml(values, options, path):
     try:
         lines = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        presets = [p.as_posix() for p in Path("config").glob("*.toml")]
-        hint = nearest(path, presets) or nearest(f"config/{path}.toml", presets)
+        presets = {p.stem: p.as_posix() for p in Path("config").glob("*.toml")}
+        near = difflib.get_close_matches(Path(path).stem, presets, 1)
+        hint = f" (did you mean {presets[near[0]]}?)" if near else ""
         raise UsageError(f"{path}: no such file{hint}; an option is written --name=value") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not a TOML file of lines `name = value` ({error})") from None

@@ -40,7 +40,7 @@ class GPTConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: must be at least 0 and less than 1")
         if self.attention not in ATTENTION:
-            near = difflib.get_close_matches(self.attention, ATTENTION, 1)
+            near = difflib.get_close_matches(self.attention, ATTENTION, 1, cutoff=0.4)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(f"attention={self.attention!r}: must be one of {', '.join(ATTENTION)}{hint}")
         if self.n_embd % self.n_head:

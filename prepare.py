@@ -44,6 +44,8 @@ def prepare(
     """Turn text into tokens: data/<name>/train.bin and val.bin, and meta.json that says what they are."""
     if not 0 < val_fraction < 1:
         raise UsageError(f"val_fraction={val_fraction}: must be more than 0 and less than 1")
+    if name is not None and not re.fullmatch(r"[^./\\][^/\\]*", name):
+        raise UsageError(f"name={name}: must be the name of a folder, which goes under data/")
     if len(sources) > 1 and name is None:
         raise UsageError("several sources need a --name")
     coder = Tokenizer.named(tokenizer)

@@ -30,6 +30,8 @@ def sample(
     gpt, saved = load_model(checkpoint, device)
     tokenizer = Tokenizer.thaw(saved["tokenizer"])
     if prompt_file is not None:
+        if prompt != "\n":
+            raise UsageError("give a prompt or a prompt_file, not both")
         try:
             prompt = Path(prompt_file).read_text(encoding="utf-8", errors="surrogateescape")
         except OSError as error:

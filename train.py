@@ -80,7 +80,7 @@ def train(
 
     with stop_signals() as stopped, explain_memory(options), open(out / "metrics.jsonl", "ab") as metrics, bar:
         entered, first = time.perf_counter(), state["step"]
-        began = entered - state["seconds"]
+        began, saved = entered - state["seconds"], first
         loss_of, how = make_fast(gpt, compile, amp, batch(tokens["train"], batch_size, model.block_size, seed, 0))
         say(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, {name_of(device)}, {how}")
         while True:
@@ -99,6 +99,7 @@ def train(
                 state["seconds"] = time.perf_counter() - began
                 learned = {"model": gpt.state_dict(), "optimizer": optimizer.state_dict()}
                 save(out / "ckpt.pt", {**about, **state, **learned})
+                saved = step
             if last or stopped:
                 break
 
@@ -113,7 +114,8 @@ def train(
             if not math.isfinite(loss + norm):
                 raise UsageError(
                     f"step {step}: loss {loss}, gradient norm {norm} at learning rate {lr:.3g}: stopped before the "
-                    f"update. Lower learning_rate or raise warmup_iters; the last good checkpoint is {out}/ckpt.pt"
+                    "update. Lower learning_rate or raise warmup_iters; "
+                    f"{out}/ckpt.pt is the last good save, of step {saved}"
                 )
             optimizer.step()
             optimizer.zero_grad()
@@ -126,8 +128,9 @@ def train(
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
             if bar.disable and step and step % 50 == 0:
-                left = (now - entered) / (step + 1 - first) * (max_iters - step - 1)
-                say(f"step {step}: loss {loss:.3f}, {speed:,.0f} tokens/s, {tqdm.format_interval(left)} left")
+                pace = (now - entered) / (step + 1 - first)  # seconds a step, evaluations included
+                left = tqdm.format_interval(pace * (max_iters - step - 1))
+                say(f"step {step}: loss {loss:.3f}, {x.numel() / pace:,.0f} tokens/s on average, {left} left")
         if last:
             metrics.write(to_line(row))
 
@@ -165,6 +168,10 @@ def start(out, options, about, gpt):
         if not Path(source).exists():
             hint = nearest(source, ("scratch", "resume"))
             raise UsageError(f"init_from={source}: must be scratch, resume or a checkpoint{hint}")
+        if out.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+            raise UsageError(
+                f"init_from={source} lies in out_dir={out}, which would be emptied: choose another --out_dir"
+            )
         old = load(source, gpt.device)
         refuse_other(f"cannot start from {source}", old, about, WEIGHTS_DEPEND_ON)
         fill(gpt, old, source)
@@ -276,7 +283,9 @@ IN_MEMORY = 1 << 28  # tokens; a split larger than that stays on disk, memory-ma
 
 def load_dataset(dataset, device, block_size):
     """(folder, meta, {"train": tokens, "val": tokens}) of data/<dataset>. Raises UsageError."""
-    folder = Path(dataset) if (Path(dataset) / "meta.json").exists() else Path("data") / dataset
+    folder = Path("data") / dataset
+    if not (folder / "meta.json").exists() and len(Path(dataset).parts) > 1:
+        folder = Path(dataset)  # data/stdlib, as a shell completes it
     if not (folder / "meta.json").exists():
         corpus, _, tokenizer = dataset.partition("-")
         if corpus != "stdlib":
@@ -380,6 +389,7 @@ def stop_signals():
     seen, before = [], {}
 
     def note(signum, frame):
+        os.write(2, b"\nstopping after this step; once more stops at once, without saving\n")
         seen.append(signum)
         restore()
 

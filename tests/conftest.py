@@ -26,7 +26,9 @@ def corpus(tmp_path_factory):
     draw = random.Random(0)
     text = "\n".join(" ".join(words[(i := draw.randrange(17)) :] + words[:i]) for _ in range(200))
     (folder / "hamlet.txt").write_text(text)
-    return prepare.prepare(str(folder / "hamlet.txt"), name=str(folder / "hamlet"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return prepare.prepare("hamlet.txt").resolve()
 
 
 def tiny_encoding():

@@ -164,6 +164,7 @@ def test_a_preset_near_the_given_name_is_offered(tmp_path, monkeypatch):
     Path("config/cpu.toml").write_text("")
     assert "did you mean config/cpu.toml?" in mistake(work, "config/cup.toml")
     assert "did you mean config/cpu.toml?" in mistake(work, "cpu")
+    assert mistake(work, "stdlib") == "stdlib: no such file; an option is written --name=value"
 
 
 def test_words_fill_places_then_the_rest():

@@ -462,6 +462,7 @@ def test_pick_survives_extreme_temperatures_and_logits():
         ({"attention": "differential", "n_head": 3, "n_embd": 12}, "n_head=3: a differential head is two maps"),
         ({"attention": "diferential"}, "attention='diferential': must be one of vanilla, softmax1, temperature, diff"),
         ({"attention": "diferential"}, "did you mean differential?"),
+        ({"attention": "diff"}, "did you mean differential?"),
         ({"dropout": 1.0}, "dropout=1.0: must be at least 0 and less than 1"),
         ({"n_layer": 0}, "n_layer=0: must be at least 1"),
         ({"block_size": -1}, "block_size=-1: must be at least 1"),

@@ -119,12 +119,10 @@ def test_preparing_again_replaces_a_dataset_but_nothing_else():
 def test_a_text_inside_the_folder_to_be_replaced_is_safe():
     Path("a.txt").write_text("one " * 100)
     prepare("a.txt")
-    Path("b").mkdir()
-    Path("b/meta.json").write_text("{}\n" * 50)
-    for source, name in (("data/a", None), ("b", str(Path("b").resolve()))):
-        with pytest.raises(UsageError, match="which is to be replaced: choose another --name"):
-            prepare(source, name=name)
-    assert Path("b/meta.json").exists() and Path("data/a/meta.json").exists()
+    for source in ("data/a", "data/a/meta.json"):
+        with pytest.raises(UsageError, match="the text lies in data/a, which is to be replaced: choose another --name"):
+            prepare(source, name="a")
+    assert Path("data/a/meta.json").exists() and Path("data/a/train.bin").exists()
 
 
 def test_memory_does_not_grow_with_the_file(monkeypatch):
@@ -245,6 +243,8 @@ def test_what_cannot_be_prepared_is_one_line_and_leaves_nothing():
     )
     assert mistake("short.txt", val_fraction=1.0) == "val_fraction=1.0: must be more than 0 and less than 1"
     assert mistake("short.txt", tokenizer="gtp2").endswith("(did you mean gpt2?)")
+    for name in ("../x", "a/b", "", ".", ".hidden"):
+        assert mistake("short.txt", name=name) == f"name={name}: must be the name of a folder, which goes under data/"
 
 
 def test_a_text_in_another_encoding_is_named_unless_it_is_taken_as_bytes(tiny):

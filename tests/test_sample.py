@@ -69,6 +69,8 @@ def test_a_prompt_may_come_from_a_file_be_empty_or_hold_anything(trained, capsys
     Path("p.txt").write_text("to be λ", encoding="utf-8")
     (text,) = sample(str(trained), prompt_file="p.txt", max_new_tokens=3)
     assert text.startswith("to be λ")
+    with pytest.raises(UsageError, match="give a prompt or a prompt_file, not both"):
+        sample(str(trained), prompt="a", prompt_file="p.txt")
     assert sample(str(trained), prompt="", max_new_tokens=3)[0].startswith("\n")
     assert sample(str(trained), prompt="\udce9", max_new_tokens=1)[0].startswith("\ufffd")
     long = "to be " * 50

@@ -348,6 +348,11 @@ def test_fine_tuning_starts_from_the_other_run_s_weights(go, corpus):
     assert same(weights("second"), weights("first", "best.pt"))
     assert load("out/second/ckpt.pt")["step"] == 0
     train(small(block_size=16), dataset=str(corpus), init_from="out/first", max_iters=0, out_dir="out/longer")
+    for source in ("out/first", "out/first/best.pt"):
+        message = mistake(go, "first", init_from=source, overwrite=True)
+        assert (
+            message == f"init_from={source} lies in out_dir=out/first, which would be emptied: choose another --out_dir"
+        )
     message = mistake(train, small(n_embd=32), dataset=str(corpus), init_from="out/first", out_dir="out/x")
     assert message == "cannot start from out/first: n_embd was 16, is 32"
 
@@ -454,6 +459,7 @@ def test_nan_stops_before_the_update(go, monkeypatch, where):
     calls = []
     monkeypatch.setattr(train_py, "gradient", poisoned)
     message = mistake(go)
+    assert message.endswith("out/run/ckpt.pt is the last good save, of step 4")
     assert message.startswith("step 4: loss ") and "at learning rate 0.0005: stopped before the update" in message
     assert ("loss nan" if where == "loss" else "gradient norm inf") in message
     assert load("out/run/ckpt.pt")["step"] == 4 and all(p.isfinite().all() for p in weights("run").values())
@@ -558,6 +564,8 @@ def test_options_out_of_range_are_explained(go, options, message):
 def test_a_dataset_may_be_named_by_its_folder(go, corpus):
     shutil.copytree(corpus, "data/hamlet")
     assert go("a", dataset="hamlet") == go("b", dataset="data/hamlet") == go("c", dataset="data/hamlet/")
+    shutil.copytree(corpus, "hamlet2")
+    assert mistake(go, "d", dataset="hamlet2").startswith("no dataset data/hamlet2")
 
 
 def test_a_checkpoint_of_another_model_py_is_explained(go, monkeypatch):
