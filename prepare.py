@@ -157,20 +157,22 @@ def stdlib_files():
 def download_shakespeare():
     """data/tinyshakespeare.txt, fetched where it is not there yet. Raises UsageError, also where its sha256 is off."""
     path = Path("data/tinyshakespeare.txt")
-    if path.exists():
-        return path
+    there = path.exists()
     try:
-        text = urllib.request.urlopen(SHAKESPEARE, timeout=20).read()
+        text = path.read_bytes() if there else urllib.request.urlopen(SHAKESPEARE, timeout=20).read()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         ways = "python prepare.py stdlib needs none, nor does python prepare.py your.txt"
         raise UsageError(f"tiny Shakespeare needs a network ({reason}): {ways}") from None
     if (found := hashlib.sha256(text).hexdigest()) != SHAKESPEARE_SHA256:
-        raise UsageError(f"tiny Shakespeare came with sha256 {found}, not {SHAKESPEARE_SHA256}: try again")
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_bytes(text)
-    return part.replace(path)
+        way = f"remove {path}" if there else "try again"
+        raise UsageError(f"tiny Shakespeare has sha256 {found}, not {SHAKESPEARE_SHA256}: {way}")
+    if not there:
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(text)
+        part.replace(path)
+    return path
 
 
 def split(files, val_fraction):

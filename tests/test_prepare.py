@@ -210,6 +210,9 @@ def test_shakespeare_is_checked_against_its_sha256(monkeypatch):
     assert prepare("shakespeare") == Path("data/tinyshakespeare")
     monkeypatch.setattr(urllib.request, "urlopen", None)  # the second time it is there
     prepare("shakespeare")
+    Path("data/tinyshakespeare.txt").write_text("not Shakespeare")
+    with pytest.raises(UsageError, match=r"remove data.tinyshakespeare.txt"):
+        prepare("shakespeare")
 
 
 def test_an_encoding_that_cannot_be_loaded_is_explained(monkeypatch):
