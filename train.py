@@ -152,7 +152,7 @@ def begin(out, about, gpt, optimizer):
         state = {name: old[name] for name in state}
         rows = [row for row in read_metrics(out / "metrics.jsonl") if row["step"] < state["step"]]
     else:
-        start(out, options, about, gpt)
+        start(out, about, gpt)
     options["overwrite"] = False
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "config.toml", lambda file: file.write(to_toml(options).encode("utf-8", "backslashreplace")))
@@ -160,8 +160,9 @@ def begin(out, about, gpt, optimizer):
     return state
 
 
-def start(out, options, about, gpt):
+def start(out, about, gpt):
     """Empty `out` for a new run, give gpt the weights that init_from names. Raises UsageError where that cannot be."""
+    options = about["options"]
     if not options["overwrite"] and any((out / name).exists() for name in RUN_FILES):
         raise UsageError(f"{out} holds a run: --init_from=resume goes on with it, --overwrite=true replaces it")
     if (source := options["init_from"]) != "scratch":

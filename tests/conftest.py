@@ -5,6 +5,7 @@ import random
 import pytest
 import tiktoken
 import torch
+from tiktoken_ext import openai_public
 
 import prepare
 
@@ -31,11 +32,14 @@ def corpus(tmp_path_factory):
         return prepare.prepare("hamlet.txt").resolve()
 
 
-def tiny_encoding():
-    """An encoding of tiktoken's kind that needs no download: bytes and a few merges, GPT-2's pattern."""
-    merges = [b"he", b"th", b"  ", b"\n\n", b" t", b"llo", b"ll", b"or"]
+def tiny_encoding(name="gpt2"):
+    """The pattern of an encoding of tiktoken's, but bytes and a few merges, so that nothing needs to be downloaded."""
+    merges = [b"he", b"th", b"  ", b"\n\n", b"\n ", b"\n/", b";\n", b"\n\xc2", b" t", b"llo", b"ll", b"or"]
     ranks = {bytes([i]): i for i in range(256)} | {m: 256 + i for i, m in enumerate([b"ll", *merges[:-2], b"or"])}
-    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai_public, "load_tiktoken_bpe", lambda *args, **options: ranks)
+        patch.setattr(openai_public, "data_gym_to_mergeable_bpe_ranks", lambda *args, **options: ranks)
+        pattern = getattr(openai_public, name)()["pat_str"]
     special = {"<|endoftext|>": max(ranks.values()) + 1}
     return tiktoken.Encoding("tiny", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 

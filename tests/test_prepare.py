@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiktoken
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import prepare as prepare_py
@@ -297,9 +297,13 @@ def test_an_encoding_comes_back_also_when_frozen_and_thawed(text):
 fragments = ["a", "the", " ", "\n", "\r\n", "\t", "λ", "42", ";", "();", "//", "'s", "hello", "\xa0"]
 
 
-@given(st.lists(st.sampled_from(fragments), max_size=200).map("".join), st.integers(1, 40))
-def test_pieces_encode_to_the_same_tokens_apart_as_together(text, size):
-    text, coder = text.encode(), Tokenizer(tiny_encoding())
+@pytest.mark.parametrize("name", ["gpt2", "cl100k_base", "o200k_base"])
+@given(text=st.lists(st.sampled_from(fragments), max_size=200).map("".join), size=st.integers(1, 40))
+@example(text="a\n\nb", size=2)
+@example(text="a\n b", size=2)
+@example(text="a();\n//b", size=5)
+def test_pieces_encode_to_the_same_tokens_apart_as_together(name, text, size):
+    text, coder = text.encode(), Tokenizer(tiny_encoding(name))
     Path("t.txt").write_bytes(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare_py, "PIECE", size)
