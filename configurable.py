@@ -20,6 +20,7 @@ import typing
 from pathlib import Path
 
 KINDS = {int: "int", float: "float", bool: "true|false", types.NoneType: "none", str: "text"}
+KINDS |= {tuple[kind, ...]: f"{KINDS[kind]},{KINDS[kind]},..." for kind in (int, float, str)}
 
 
 class UsageError(Exception):
@@ -143,7 +144,7 @@ def kinds(annotation):
     """float | None -> (NoneType, float); Literal["a"] | bool -> ("a", bool); str is last, since it takes anything."""
     if typing.get_origin(annotation) is typing.Literal:
         return typing.get_args(annotation)
-    parts = typing.get_args(annotation)
+    parts = () if annotation in KINDS else typing.get_args(annotation)
     found = [kind for part in parts for kind in kinds(part)] if parts else [annotation]
     return tuple(sorted(found, key=lambda kind: (kind is str, kind is not types.NoneType)))
 
@@ -158,8 +159,10 @@ def assign(values, options, name, value, place):
     """values[name] = `value`, text or what TOML holds, as the kind that the option is. Raises UsageError."""
     if name not in options:
         raise UsageError(f"{place}: there is no option {name}{nearest(name, options)}")
-    text = str(value)
+    text, several = (show(value), True) if isinstance(value, list) else (str(value), False)
     for kind in options[name].kinds:
+        if several and typing.get_origin(kind) is not tuple:
+            continue
         try:
             values[name] = text if kind is str else convert(text.strip(), kind)
             return
@@ -171,6 +174,11 @@ def assign(values, options, name, value, place):
 
 def convert(text, kind):
     """`text` as a value of `kind`, a type or a word that is itself the value. Raises ValueError."""
+    if typing.get_origin(kind) is tuple:
+        (kind, _), parts = typing.get_args(kind), [part.strip() for part in text.split(",")]
+        if not all(parts):
+            raise ValueError
+        return tuple(part if kind is str else convert(part, kind) for part in parts)
     if kind is int:
         number = int(text) if text.lstrip("+-").isdecimal() else float(text)
         if number != int(number):
@@ -198,8 +206,8 @@ def read_toml(values, options, path):
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not a TOML file of lines `name = value` ({error})") from None
     for name, value in lines.items():
-        if isinstance(value, dict | list):
-            raise UsageError(f"{path}: {name} is a table or a list, and only lines `name = value` are options")
+        if isinstance(value, dict):
+            raise UsageError(f"{path}: {name} is a table, and only lines `name = value` are options")
         assign(values, options, name, value, f"{path}: {name} = {value}")
 
 
@@ -207,6 +215,8 @@ def show(value):
     """`value` as one writes it after `--name=`."""
     if isinstance(value, str):
         return value if value.isprintable() else json.dumps(value)
+    if isinstance(value, list | tuple):
+        return ",".join(map(show, value))
     return str(value).lower() if value is None or isinstance(value, bool) else repr(value)
 
 
@@ -215,7 +225,8 @@ def to_toml(values):
     lines = []
     for name, value in values.items():
         value = "none" if value is None else value
-        lines.append(f"{name} = {json.dumps(value, ensure_ascii=False) if isinstance(value, str) else show(value)}\n")
+        quoted = isinstance(value, str | tuple)
+        lines.append(f"{name} = {json.dumps(value, ensure_ascii=False) if quoted else show(value)}\n")
     return "".join(lines)
 
 

@@ -53,6 +53,15 @@ def words(
     return one, rest, count
 
 
+def several(
+    *,
+    seeds: tuple[int, ...] = (1, 2),  # which
+    names: tuple[str, ...] | None = None,  # none: all
+):
+    """Take lists."""
+    return seeds, names
+
+
 def given_(*argv):
     args, options = parse(work, argv)
     return {**vars(args[0]), **options}
@@ -139,8 +148,8 @@ def test_a_toml_line_is_as_good_as_an_option_at_that_place(tmp_path):
     [
         ("max_iter = 3", "max_iter = 3: there is no option max_iter (did you mean max_iters?)"),
         ("max_iters = 'x'", "max_iters = x: max_iters must be int"),
-        ("max_iters = [1]", "max_iters is a table or a list"),
-        ("[table]\nmax_iters = 1", "table is a table or a list"),
+        ("max_iters = [1]", "max_iters = [1]: max_iters must be int"),
+        ("[table]\nmax_iters = 1", "table is a table, and only"),
         ("import os", "not a TOML file of lines `name = value`"),
         ("width = -2", "width=-2: must be at least 1"),
     ],
@@ -266,3 +275,34 @@ def test_programs_explain_and_exit_2_from_the_shell():
     )
     assert done.returncode == 2
     assert done.stderr == "train.py: --learning_rat=1: there is no option learning_rat (did you mean learning_rate?)\n"
+
+
+@pytest.mark.parametrize(
+    "argv, seeds, names",
+    [
+        ([], None, None),
+        (["--seeds=3", "--names=a, b"], (3,), ("a", "b")),
+        (["--seeds=1e3,-2", "--names=none"], (1000, -2), None),
+    ],
+)
+def test_a_list_is_written_with_commas(argv, seeds, names):
+    expected = {"seeds": seeds, "names": names} if argv else {}
+    assert parse(several, argv)[1] == expected
+
+
+def test_a_list_comes_from_a_file_as_from_the_command_line():
+    Path("a.toml").write_text('seeds = [3, 4]\nnames = "a,b"')
+    assert parse(several, ["a.toml"])[1] == {"seeds": (3, 4), "names": ("a", "b")}
+    Path("b.toml").write_text(to_toml({"seeds": (5,), "names": ("c", "d")}))
+    assert parse(several, ["b.toml"])[1] == {"seeds": (5,), "names": ("c", "d")}
+
+
+@pytest.mark.parametrize("value", ["1,", "", "1,a", "1.5", "none", "[1]"])
+def test_a_list_that_is_none_is_refused(value):
+    with pytest.raises(UsageError, match="seeds must be int,int,..."):
+        parse(several, [f"--seeds={value}"])
+
+
+def test_help_shows_a_list_as_it_is_written():
+    assert "--seeds=1,2  " in usage(several, "several.py") and "[int,int,...]" in usage(several, "several.py")
+    assert "[none|text,text,...]" in usage(several, "several.py")
