@@ -81,7 +81,7 @@ def parse(function, argv, preset=None):
         given, values = values, {}
         read_toml(values, options, path)
         values |= given
-    if len(words) < len(places):
+    if len(words) < len(places) - bool(places and places[-1].repeated):
         raise UsageError(f"{places[len(words)].name.upper()} is missing: {places[len(words)].comment}")
     return bind(function, words, values)
 

@@ -70,8 +70,10 @@ def attend(q, k, v, null=False, fused=True, scale=None, dropout=0.0):
     scale = D**-0.5 if scale is None else scale
 
     if not fused or T < N:  # the kernel's is_causal aligns the first query with the first key: wrong if T < N
-        future = torch.ones(T, N, dtype=torch.bool, device=q.device).triu(N - T + 1)
-        scores = (scale * q @ k.mT).masked_fill(future, -math.inf)
+        scores = scale * q @ k.mT
+        if T > 1:  # the last query may see all
+            future = torch.ones(T, N, dtype=torch.bool, device=q.device).triu(N - T + 1)
+            scores = scores.masked_fill(future, -math.inf)
         A = softmax1(scores) if null else scores.softmax(-1)
         return F.dropout(A, dropout) @ v
 
@@ -120,14 +122,13 @@ class Attention(nn.Module):
         self.n_heads = n_query, n_key, n_value = self.heads(config.n_head)
         self.E = C // n_value
         self.fused, self.dropout = config.fused, config.dropout
-        self.query = nn.Linear(C, n_query * self.D, bias=False)
-        self.key = nn.Linear(C, n_key * self.D, bias=False)
-        self.value = nn.Linear(C, n_value * self.E, bias=False)
+        self.widths = (n_query + n_key) * self.D, n_value * self.E
+        self.qkv = nn.Linear(C, sum(self.widths), bias=False)
         self.out = nn.Linear(C, C, bias=False)
         # Rotary positions (https://arxiv.org/abs/2104.09864): channel pair i turns by 10000^(−2i/D) a position.
         angles = torch.outer(torch.arange(config.block_size), 10000 ** -(torch.arange(0, self.D, 2) / self.D))
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        self.register_buffer("cos", torch.cat((angles.cos(), angles.cos()), -1), persistent=False)
+        self.register_buffer("sin", torch.cat((-angles.sin(), angles.sin()), -1), persistent=False)
 
     @staticmethod
     def heads(H):
@@ -160,19 +161,19 @@ class Attention(nn.Module):
 
     def project(self, x, cache=None):
         """Queries BHTD and keys BHND, rotated, and values BHNE. x BTC"""
-        n_query, n_key, n_value = self.n_heads
-        q = self.query(x).unflatten(2, (n_query, self.D)).transpose(1, 2)  # BTC -> BHTD
-        k = self.key(x).unflatten(2, (n_key, self.D)).transpose(1, 2)
-        v = self.value(x).unflatten(2, (n_value, self.E)).transpose(1, 2)  # BTC -> BHTE
-        start = cache.length if cache else 0
-        q, k = self.rotate(q, start), self.rotate(k, start)
+        qk, v = self.qkv(x).split(self.widths, 2)
+        qk = qk.unflatten(2, (-1, self.D)).transpose(1, 2)  # BTC -> BHTD
+        v = v.unflatten(2, (-1, self.E)).transpose(1, 2)  # BTC -> BHTE
+        q, k = self.rotate(qk, cache.length if cache else 0).split(self.n_heads[:2], 1)
         return (q, *cache.append(k, v)) if cache else (q, k, v)
 
     def rotate(self, q, start):
-        """BHTD -> BHTD, as if the first of T were at position `start`. Only distances remain in rotated q·k."""
+        """BHTD -> BHTD, as if the first of T were at position `start`. Only distances remain in rotated q·k.
+
+        The halves (a, b) of a head become (a cos − b sin, b cos + a sin).
+        """
         cos, sin = self.cos[start : start + q.size(2)], self.sin[start : start + q.size(2)]
-        a, b = q.chunk(2, -1)
-        return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+        return q * cos + q.roll(self.D // 2, -1) * sin
 
 
 class Softmax1(Attention):
@@ -268,20 +269,23 @@ class MLP(nn.Module):
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
+def rms_norm(x):
+    """x / √mean(x²) over the channels, without a gain: the matrix that comes next can learn it."""
+    return F.rms_norm(x, x.shape[-1:], eps=1e-5)
+
+
 class Block(nn.Module):
     """x + attention(norm x), then x + mlp(norm x)."""
 
     def __init__(self, config, depth):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.n_embd, eps=1e-5)
         self.attention = ATTENTION[config.attention](config, depth)
-        self.mlp_norm = nn.RMSNorm(config.n_embd, eps=1e-5)
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, cache=None):
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        x = x + self.dropout(self.attention(rms_norm(x), cache))
+        return x + self.dropout(self.mlp(rms_norm(x)))
 
 
 def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
@@ -292,7 +296,10 @@ def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     logits = logits.float() - logits.max(-1, keepdim=True).values.float()
-    p, tokens = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    p = (logits / temperature).softmax(-1)
+    if top_k is None and top_p is None:
+        return torch.multinomial(p, 1, generator=generator)
+    p, tokens = p.sort(dim=-1, descending=True, stable=True)
     if top_p is not None:
         p = p.where(p.cumsum(-1) - p < top_p, 0)
     if top_k is not None:
@@ -310,7 +317,6 @@ class GPT(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, depth) for depth in range(config.n_layer))
-        self.norm = nn.RMSNorm(config.n_embd, eps=1e-5)
         self.init(torch.Generator().manual_seed(seed))
 
     def init(self, generator):
@@ -318,8 +324,7 @@ class GPT(nn.Module):
 
         Linear, Embedding      N(0, 0.02)
         out, down              N(0, 0.02/√(2 n_layer)): 2 n_layer of them add up in the residual stream
-        gains of RMSNorm       1
-        g, λq, λk              in their class
+        g, λq, λk, head_norm   in their class
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -337,7 +342,7 @@ class GPT(nn.Module):
         x = self.dropout(self.embedding(tokens))
         for depth, block in enumerate(self.blocks):
             x = block(x, cache[depth] if cache else None)
-        x = self.norm(x[:, -1:] if cache else x)
+        x = rms_norm(x[:, -1:] if cache else x)
         logits = F.linear(x, self.embedding.weight)
         if targets is None:
             return logits

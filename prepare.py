@@ -42,6 +42,8 @@ def prepare(
     name: str | None = None,  # folder under data/; none: after the source, and the tokenizer if it is not bytes
 ):
     """Turn text into tokens: data/<name>/train.bin and val.bin, and meta.json that says what they are."""
+    if not sources:
+        raise UsageError("SOURCES is missing: stdlib, shakespeare, or text files and folders")
     if not 0 < val_fraction < 1:
         raise UsageError(f"val_fraction={val_fraction}: must be more than 0 and less than 1")
     if name is not None and not re.fullmatch(r"[^./\\][^/\\]*", name):
@@ -55,7 +57,7 @@ def prepare(
     meta = {
         "tokenizer": tokenizer,
         "vocab_size": coder.vocab_size,
-        "dtype": "uint16" if coder.vocab_size <= 1 << 16 else "uint32",
+        "dtype": next(d for d in ("uint8", "uint16", "uint32") if coder.vocab_size - 1 <= np.iinfo(d).max),
         "source": " ".join(sources) + (f" (Python {sys.version.split()[0]})" if "stdlib" in sources else ""),
         "command": shlex.join(["python", "prepare.py", *sources, *options]),
     }

@@ -56,7 +56,7 @@ def test_meta_says_what_the_files_are():
     folder = prepare("a.txt", val_fraction=0.25)
     meta, tokens = read(folder)
     assert meta["sha256"] == hashlib.sha256(TEXT.encode()).hexdigest()
-    assert (meta["tokenizer"], meta["vocab_size"], meta["dtype"]) == ("bytes", 256, "uint16")
+    assert (meta["tokenizer"], meta["vocab_size"], meta["dtype"]) == ("bytes", 256, "uint8")
     for part in ("train", "val"):
         digest = hashlib.sha256((folder / f"{part}.bin").read_bytes()).hexdigest()
         assert meta[part] == {"tokens": len(tokens[part]), "bytes": len(tokens[part]), "sha256": digest}
@@ -152,6 +152,7 @@ def test_several_sources_need_a_name():
     for i in "ab":
         Path(f"{i}.txt").write_text(i * 100)
     assert mistake("a.txt", "b.txt") == "several sources need a --name"
+    assert mistake().startswith("SOURCES is missing: stdlib, shakespeare, or text files")
     assert read(prepare("a.txt", "b.txt", name="ab"))[0]["train"]["tokens"] == 180
 
 
