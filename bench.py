@@ -16,13 +16,13 @@ import itertools
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
 from pathlib import Path
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler says when it begins and when it ends
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from tqdm import tqdm
 from configurable import UsageError, nearest, parse, run
 from model import ATTENTION, GPT, Cache, pick
 from prepare import Tokenizer, prepare, stdlib_files
-from train import find_amp, find_device, make_optimizer, name_of, origin, train, write_whole
+from train import evaluate, find_amp, find_device, load, make_optimizer, name_of, origin, train, write_whole
 
 ROOT = Path(__file__).parent
 PARTS = ("step", "attention", "sampling", "prepare", "race")
@@ -158,10 +158,9 @@ def warm_up(device, step):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
-        with profile(profile_memory=device.type == "cpu") as trace:
+        with without_stderr(), profile(profile_memory=device.type == "cpu") as trace:
             step()
     except RuntimeError as error:  # out of memory, dynamo's and inductor's errors are all of this kind
-        step = None
         return {"failed": "out of memory" if "memory" in str(error) else str(error).strip().split("\n")[0]}
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) - before
@@ -172,6 +171,19 @@ def warm_up(device, step):
     names = " ".join(event.key for event in trace.key_averages())
     kernels = set(re.findall(r"aten::_scaled_dot_product_(\w+?)(?:_attention\w*)?(?= |$)", names))
     return {"seconds": [], "bytes": peak, "kernel": " ".join(sorted(kernels)) or "none"}
+
+
+@contextlib.contextmanager
+def without_stderr():
+    """The profiler of some versions of torch says there when it begins and when it ends."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept), os.close(nowhere)
 
 
 def timed(device, step):
@@ -412,9 +424,56 @@ def preparing(plan):
 # ---------------------------------------------------------------------------- how long to the same loss
 
 
+RACES = {  # our preset, nanoGPT's options: those of its README
+    "cpu": (
+        "race.toml",
+        "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 "
+        "--n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0",
+    ),
+    "cuda": ("gpu.toml", ""),
+}
+
+
 def race(plan, peer):
-    """A row for a run of ours and one of nanoGPT's on tiny Shakespeare, start to exit, each in a process of its own."""
-    ...
+    """A row for us and one for nanoGPT: seconds of a run on tiny Shakespeare, start to exit, and the loss it got to.
+
+    The loss is that of the best checkpoint over the whole validation split; nanoGPT saves by its 20 or 200 batches.
+    """
+    source, (preset, words) = Path("data/tinyshakespeare"), RACES[plan.device.type]
+    if not source.exists():
+        prepare("shakespeare")
+    with tempfile.TemporaryDirectory() as folder:
+        nanogpt = Path(shutil.copytree(peer, Path(folder, "nanogpt"), ignore=shutil.ignore_patterns("out*", ".git")))
+        text = (source / "train.bin").read_bytes() + (source / "val.bin").read_bytes()
+        data = nanogpt / "data/shakespeare_char"
+        (data / "input.txt").write_bytes(text)
+        subprocess.run([sys.executable, "prepare.py"], cwd=data, check=True, stdout=subprocess.DEVNULL)
+        theirs = [sys.executable, "train.py", "config/train_shakespeare_char.py", *words.split()]
+        seconds, losses = {"nanodiff": [], "nanoGPT": []}, {"nanodiff": [], "nanoGPT": []}
+        for r in tqdm(range(rounds := min(plan.repetitions, 3)), "races", **BAR):
+            out = Path(folder, f"ours-{r}")
+            ours = [sys.executable, ROOT / "train.py", ROOT / "config" / preset, "--dataset=tinyshakespeare"]
+            ours += [f"--seed={r + 1}", f"--out_dir={out}", f"--device={plan.device.type}"]
+            for who, command, cwd in (("nanodiff", ours, None), ("nanoGPT", theirs, nanogpt)):
+                started = time.perf_counter()
+                subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
+                seconds[who].append(time.perf_counter() - started)
+            losses["nanodiff"].append(load(out / "best.pt")["best"]["val_loss"])
+            losses["nanoGPT"].append(peer_loss(plan, nanogpt / "out-shakespeare-char/ckpt.pt", data / "val.bin"))
+    for who in seconds:
+        row = {"who": who, "runs": rounds, "seconds": spread(seconds[who]), "val_loss": spread(losses[who])}
+        ratios = [mine / theirs for mine, theirs in zip(seconds[who], seconds["nanoGPT"], strict=True)]
+        yield row | {"seconds_to_nanogpt": spread(ratios), "worst_val_loss": max(losses[who])}
+
+
+def peer_loss(plan, checkpoint, val):
+    """Loss of nanoGPT's checkpoint over all of its val.bin, nats a token."""
+    saved = torch.load(checkpoint, map_location=plan.device, weights_only=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        net = plan.peer.GPT(plan.peer.GPTConfig(**saved["model_args"])).to(plan.device)
+    net.load_state_dict({name.removeprefix("_orig_mod."): weight for name, weight in saved["model"].items()})
+    tokens = np.fromfile(val, np.uint16)
+    return evaluate(lambda x, y: net(x, y)[1], net, tokens, 24, saved["model_args"]["block_size"])
 
 
 # ---------------------------------------------------------------------------- what is shown

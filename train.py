@@ -1,5 +1,8 @@
 """Train a GPT: `python train.py`, with a preset, with options, or train(GPTConfig(n_layer=1), max_iters=2) from Python.
 
+On N GPUs: `torchrun --nproc_per_node=N train.py ...`, the same steps in less time. Of the N processes the first one,
+rank 0, writes and prints.
+
 A run is a function of its options and its seed: the batch and the dropout of a step are drawn from (seed, step) alone,
 evaluation draws nothing. So a run stopped and resumed is the run never stopped, on a CPU bit for bit.
 """
@@ -18,11 +21,14 @@ import struct
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurable import UsageError, nearest, run, to_toml
@@ -35,7 +41,7 @@ def train(
     *,
     dataset: str = "stdlib",  # folder under data/ that prepare.py made; stdlib is made where it is missing
     batch_size: int = 12,  # windows of block_size tokens in a micro-batch
-    gradient_accumulation_steps: int = 1,  # micro-batches in a step
+    gradient_accumulation_steps: int = 1,  # micro-batches in a step; N processes share them
     max_iters: int = 2000,  # steps
     warmup_iters: int = 100,  # steps in which the learning rate rises
     lr_decay_iters: int | None = None,  # step at which its cosine has come down to min_lr; none: max_iters
@@ -62,7 +68,9 @@ def train(
     check(options)
     device = find_device(device)
     amp = find_amp(dtype, device)
-    folder, meta, tokens = load_dataset(dataset, device, model.block_size)
+    rank, n_ranks = join(device, gradient_accumulation_steps)
+    with rank_0_first():
+        folder, meta, tokens = load_dataset(dataset, device, model.block_size)
     model = dataclasses.replace(model, vocab_size=max(model.vocab_size, meta["vocab_size"]))
     out = Path(out_dir or f"out/{folder.name}-{model.attention}")
     options |= {"vocab_size": model.vocab_size, "out_dir": out.as_posix()}
@@ -71,22 +79,29 @@ def train(
     gpt = GPT(model).to(device)
     optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
     about = {"config": dataclasses.asdict(model), "options": options, "data": meta, **origin(folder)}
-    state = begin(out, about, gpt, optimizer)
+    with rank_0_first():
+        state = begin(out, about, gpt, optimizer)
     n_windows = batch_size * gradient_accumulation_steps
+    ours = slice(rank * n_windows // n_ranks, (rank + 1) * n_windows // n_ranks)  # of a step's windows
     decay_end = max_iters if lr_decay_iters is None else lr_decay_iters
     bits = meta["val"]["tokens"] / meta["val"]["bytes"] / math.log(2)  # nats a token -> bits a byte
-    bar = tqdm(total=max_iters, initial=state["step"], desc=out.name, unit="step", disable=not sys.stderr.isatty())
-    say = functools.partial(print, flush=True) if bar.disable else bar.write
+    quiet = rank > 0 or not sys.stderr.isatty()
+    bar = tqdm(total=max_iters, initial=state["step"], desc=out.name, unit="step", disable=quiet)
+    say = (lambda text: None) if rank else functools.partial(print, flush=True) if quiet else bar.write
+    log = os.devnull if rank else out / "metrics.jsonl"
 
-    with stop_signals() as stopped, explain_memory(options), open(out / "metrics.jsonl", "ab") as metrics, bar:
+    with stop_signals() as stopped, explain_memory(options), open(log, "ab") as metrics, bar:
         entered, first = time.perf_counter(), state["step"]
         began, saved = entered - state["seconds"], first
         loss_of, how = make_fast(gpt, compile, amp, batch(tokens["train"], batch_size, model.block_size, seed, 0))
-        say(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, {name_of(device)}, {how}")
+        where = f"{n_ranks} x {name_of(device)}" if n_ranks > 1 else name_of(device)
+        say(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, {where}, {how}")
+        parallel = share_gradients(loss_of) if n_ranks > 1 else loss_of
         while True:
             row = {"step": (step := state["step"])}
-            last = step >= max_iters and not stopped
-            if last or (step % eval_interval == 0 and not stopped):
+            stop = over_ranks(max(stopped, default=0), dist.ReduceOp.MAX)
+            last = step >= max_iters and not stop
+            if last or (step % eval_interval == 0 and not stop):
                 with amp:
                     val = evaluate(loss_of, gpt, tokens["val"], batch_size, model.block_size, eval_tokens)
                 row |= {"val_loss": val, "val_bits_per_byte": val * bits, **watched(gpt)}
@@ -94,22 +109,25 @@ def train(
                 state["seconds"] = time.perf_counter() - began
                 if state["best"] is None or val < state["best"]["val_loss"]:
                     state["best"] = dict(row)
-                    save(out / "best.pt", {**about, **state, "model": gpt.state_dict()})
-            if last or stopped or step % checkpoint_interval == 0:
+                    if rank == 0:
+                        save(out / "best.pt", {**about, **state, "model": gpt.state_dict()})
+            if last or stop or step % checkpoint_interval == 0:
                 state["seconds"] = time.perf_counter() - began
                 learned = {"model": gpt.state_dict(), "optimizer": optimizer.state_dict()}
-                save(out / "ckpt.pt", {**about, **state, **learned})
+                if rank == 0:
+                    save(out / "ckpt.pt", {**about, **state, **learned})
                 saved = step
-            if last or stopped:
+            if last or stop:
                 break
 
             started = time.perf_counter()
             lr = schedule(step, learning_rate, min_lr, warmup_iters, decay_end)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))  # for dropout
+            torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))  # for dropout
             x, y = batch(tokens["train"], n_windows, model.block_size, seed, step)
-            loss = gradient(loss_of, x.to(device), y.to(device), batch_size, amp).item()
+            loss = gradient(parallel, x[ours].to(device), y[ours].to(device), batch_size, amp).item()
+            loss = over_ranks(loss, dist.ReduceOp.SUM) / n_ranks
             norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), grad_clip or math.inf).item()
             if not math.isfinite(loss + norm):
                 raise UsageError(
@@ -134,13 +152,16 @@ def train(
         if last:
             metrics.write(to_line(row))
 
-    draw(out, f"{folder.name} ({meta['tokenizer']}), seed {seed}", gpt)
+    if rank == 0:
+        draw(out, f"{folder.name} ({meta['tokenizer']}), seed {seed}", gpt)
+    if dist.is_initialized():
+        dist.destroy_process_group()
     if not last:
-        print(f"stopped at step {step}, and saved. Go on: python train.py {out}/config.toml --init_from=resume")
-        sys.exit(128 + stopped[0])
+        say(f"stopped at step {step}, and saved. Go on: python train.py {out}/config.toml --init_from=resume")
+        sys.exit(128 + stop)
     best = state["best"]
     scores = f"{best['val_loss']:.4f} nats a token, {best['val_bits_per_byte']:.4f} bits a byte"
-    print(f"best val {scores}, at step {best['step']}; {state['seconds']:.0f} s. Sample it: python sample.py {out}")
+    say(f"best val {scores}, at step {best['step']}; {state['seconds']:.0f} s. Sample it: python sample.py {out}")
     return {"out_dir": str(out), "val_loss": val, "best": best, "seconds": state["seconds"]}
 
 
@@ -154,6 +175,8 @@ def begin(out, about, gpt, optimizer):
     else:
         start(out, about, gpt)
     options["overwrite"] = False
+    if is_follower():
+        return state
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "config.toml", lambda file: file.write(to_toml(options).encode("utf-8", "backslashreplace")))
     write_whole(out / "metrics.jsonl", lambda file: file.writelines(map(to_line, rows)))
@@ -163,6 +186,8 @@ def begin(out, about, gpt, optimizer):
 def start(out, about, gpt):
     """Empty `out` for a new run, give gpt the weights that init_from names. Raises UsageError where that cannot be."""
     options = about["options"]
+    if is_follower():
+        return  # rank 0 was here before, and DistributedDataParallel sends everyone its weights
     if not options["overwrite"] and any((out / name).exists() for name in RUN_FILES):
         raise UsageError(f"{out} holds a run: --init_from=resume goes on with it, --overwrite=true replaces it")
     if (source := options["init_from"]) != "scratch":
@@ -218,6 +243,8 @@ def find_device(device):
     """The torch.device of that name, tried out; "auto" is CUDA where there is one, else the CPU. Raises UsageError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # under torchrun each process has its own
     try:
         one = torch.ones(1, device=device)
         assert one.item() == 1, "it does not compute"
@@ -274,6 +301,56 @@ def explain_memory(options):
             f"gradient_accumulation_steps={options['gradient_accumulation_steps']}: the same batch in smaller parts), "
             f"or halve block_size={options['block_size']}"
         ) from None
+
+
+# ---------------------------------------------------------------------------- several processes
+
+
+def join(device, gradient_accumulation_steps):
+    """(rank, number) of the processes that torchrun started, once they found each other; (0, 1) without it."""
+    n_ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if gradient_accumulation_steps % n_ranks:
+        raise UsageError(
+            f"gradient_accumulation_steps={gradient_accumulation_steps}: {n_ranks} processes share a step's "
+            f"micro-batches, so it must be a multiple of {n_ranks}"
+        )
+    if n_ranks == 1:
+        return 0, 1
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    return dist.get_rank(), n_ranks
+
+
+def share_gradients(loss_of):
+    """`loss_of`, its gradients averaged over all processes as they are computed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has another name for it, which 2.9 does not know
+        return DistributedDataParallel(loss_of, broadcast_buffers=False)  # rotary tables, everywhere the same
+
+
+def is_follower():
+    """Whether this is one of several processes, and not rank 0."""
+    return dist.is_initialized() and dist.get_rank() > 0
+
+
+@contextlib.contextmanager
+def rank_0_first():
+    """What rank 0 does inside is done before the others come in: it makes files, they read them."""
+    if is_follower():
+        over_ranks(0, dist.ReduceOp.MAX)
+    yield
+    if dist.is_initialized() and not is_follower():
+        over_ranks(0, dist.ReduceOp.MAX)
+
+
+def over_ranks(value, how):
+    """The sum or maximum (`how`) of a number over all processes."""
+    if not dist.is_initialized():
+        return value
+    number = torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+    dist.all_reduce(number, how)
+    return number.item()
 
 
 # ---------------------------------------------------------------------------- data
@@ -335,9 +412,10 @@ def batch(tokens, n, block_size, seed, step):
 def evaluate(loss_of, gpt, tokens, batch_size, block_size, eval_tokens=None):
     """Mean loss, nats a token, over `tokens` in order: every one but the first is predicted once, in its window."""
     size, end = batch_size * block_size, min(len(tokens) - 1, eval_tokens or len(tokens))
+    rank, n_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     gpt.eval()
     total = 0.0
-    for start in range(0, end, size):
+    for start in range(rank * size, end, n_ranks * size):  # N processes take turns
         stop = min(start + size, end)
         part = gather(tokens, np.arange(start, stop + 1)).to(gpt.device)
         x, y = part[:-1], part[1:]
@@ -345,7 +423,7 @@ def evaluate(loss_of, gpt, tokens, batch_size, block_size, eval_tokens=None):
             x, y = (torch.nn.functional.pad(z, (0, missing), value=fill) for z, fill in ((x, 0), (y, -1)))
         total += loss_of(x.view(batch_size, -1), y.view(batch_size, -1)).item() * (stop - start)
     gpt.train()
-    return total / end
+    return over_ranks(total, dist.ReduceOp.SUM) / end
 
 
 # ---------------------------------------------------------------------------- optimisation
@@ -353,11 +431,13 @@ def evaluate(loss_of, gpt, tokens, batch_size, block_size, eval_tokens=None):
 
 def gradient(loss_of, x, y, batch_size, amp):
     """Mean loss over the windows x, y BT, its gradient added to .grad, computed `batch_size` windows at a time."""
-    total = 0.0
-    for micro_x, micro_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        with amp:
-            loss = loss_of(micro_x, micro_y) * (len(micro_x) / len(x))
-        loss.backward()
+    total, parts = 0.0, list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+    for i, (micro_x, micro_y) in enumerate(parts):
+        alone = isinstance(loss_of, DistributedDataParallel) and i + 1 < len(parts)  # gradients travel once a step
+        with loss_of.no_sync() if alone else contextlib.nullcontext():
+            with amp:
+                loss = loss_of(micro_x, micro_y) * (len(micro_x) / len(x))
+            loss.backward()
         total += loss.detach()
     return total
 
@@ -386,13 +466,19 @@ def schedule(step, learning_rate, min_lr, warmup_iters, lr_decay_iters):
 
 @contextlib.contextmanager
 def stop_signals():
-    """A list that the first SIGINT or SIGTERM is added to, for a loop to see; a second one does what it always does."""
-    seen, before = [], {}
+    """A list that the first SIGINT or SIGTERM is added to, for a loop to see; a second one does what it always does.
+
+    One of several processes lists them all: torchrun passes on what the terminal has sent already.
+    """
+    seen, before, several = [], {}, dist.is_initialized()
 
     def note(signum, frame):
-        os.write(2, b"\nstopping after this step; once more stops at once, without saving\n")
+        if not seen and not is_follower():
+            hint = b"" if several else b"; once more stops at once, without saving"
+            os.write(2, b"\nstopping after this step" + hint + b"\n")
         seen.append(signum)
-        restore()
+        if not several:
+            restore()
 
     def restore():
         for signum, handler in before.items():
