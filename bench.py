@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ def bench(
     peer: str | None = None,  # folder of a nanoGPT checkout to measure beside ours
     seed: int = 1337,  # of weights and tokens
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu
-    dtype: str = "auto",  # float32 or bfloat16; auto: bfloat16 on CUDA that has it
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",  # of matrix products; auto: bfloat16 on CUDA that has it
     out_dir: str = "out/bench",  # folder for bench.json and a figure a preset
 ):
     """Measure speed and memory; tables go to the terminal, bench.json and figures to out_dir. Returns the rows."""
@@ -143,7 +144,8 @@ def in_turns(plan, steps):
     found = {name: warm_up(plan.device, step) for name, step in tqdm(steps.items(), "warm-up", **BAR)}
     names = [name for name in steps if "failed" not in found[name]]
     for r in tqdm(range(plan.repetitions), "rounds", **BAR):
-        for name in names[r % len(names) :] + names[: r % len(names)]:
+        first = r % max(1, len(names))
+        for name in names[first:] + names[:first]:
             found[name]["seconds"].append(timed(plan.device, steps[name]))
     return found
 
@@ -281,6 +283,7 @@ def training_steps(plan, shape, T, tokens):
                 optimizers[net] = net.configure_optimizers(0.1, 1e-3, (0.9, 0.95), plan.device.type)
         elif net not in optimizers:
             optimizers[net] = make_optimizer(net, 0.1, (0.9, 0.95))
+        if name[0] != "nanoGPT":
             flops[name] = sum(net.flops_per_token(T))
         steps[name] = functools.partial(training_step, net, loss_of, optimizers[net], x, y, plan.amp)
         held[name] = sum(z.nbytes for z in [*net.buffers(), *(p for p in net.parameters() for _ in range(3))])  # AdamW
@@ -350,10 +353,10 @@ def sampling(plan, shape):
             gpt = GPT(dataclasses.replace(shape, attention=attention)).to(plan.device).eval()
             steps[attention, "prompt"] = functools.partial(read, gpt, prompt[:, :half])
             steps[attention, "256"] = functools.partial(continue_, gpt, prompt[:, :1])
-            for position in [50, 1000][: 1 + (L > 1000)]:
+            for position in (p for p in (50, 1000) if p < L):
                 cache = read(gpt, prompt[:, :position])
                 steps[attention, position] = functools.partial(one_more, gpt, prompt[:, :1], cache, position)
-            cache_bytes[attention] = sum(c.k.nbytes + c.v.nbytes for c in cache)
+            cache_bytes[attention] = sum(layer.k.nbytes + layer.v.nbytes for layer in read(gpt, prompt[:, :1]))
         if plan.peer:
             net = peer_model(plan, shape).eval()
             steps["nanoGPT", "256"] = functools.partial(net.generate, prompt[:, :1], 256)
@@ -365,7 +368,6 @@ def sampling(plan, shape):
                 row["to_nanogpt"] = versus(found["nanoGPT", "256"], found[attention, "256"])
             if (attention, "prompt") in found:
                 row["tokens_per_second_of_prompt"] = spread([half / s for s in found[attention, "prompt"]["seconds"]])
-                row["ms_at_50"] = spread([1000 * s for s in found[attention, 50]["seconds"]])
                 row["cache_MB"] = cache_bytes[attention] / 1e6
             if (attention, 1000) in found:
                 row["at_1000_to_at_50"] = versus(found[attention, 1000], found[attention, 50])
@@ -406,12 +408,12 @@ def preparing(plan):
             texts = [text.decode("utf-8", "replace") for text in texts]
             Path("once.txt").write_text("".join(texts), encoding="utf-8")
             steps["gpt2"] = lambda: prepare("once.txt", tokenizer="gpt2", name="gpt2")
-            steps["tiktoken's encode_ordinary_batch"] = lambda: gpt2.encode_ordinary_batch(texts, os.cpu_count())
+            steps["tiktoken's own"] = lambda: gpt2.encode_ordinary_batch(texts, num_threads=os.cpu_count())
         except UsageError as error:
             yield {"tokens": "gpt2", "failed": str(error)}
         with contextlib.redirect_stdout(io.StringIO()):
             found = in_turns(dataclasses.replace(plan, device=torch.device("cpu")), steps)
-        base = found.get("tiktoken's encode_ordinary_batch")
+        base = found.get("tiktoken's own")
         for name, measures in found.items():
             row = {
                 "tokens": name,

@@ -52,7 +52,7 @@ def run(function, argv=None, preset=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UsageError, OSError) as error:
-        print(f"{program}:", *str(error).split(), file=sys.stderr)
+        print(f"{program}: {' '.join(str(error).split())}\n", end="", file=sys.stderr)  # whole, whoever else prints
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -348,7 +348,7 @@ class GPT(nn.Module):
             return logits
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None):
         """Continue tokens BT (T ≥ 1), in eval mode: yields the next token of each row, B, max_new_tokens times.
 

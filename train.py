@@ -413,11 +413,12 @@ def evaluate(loss_of, gpt, tokens, batch_size, block_size, eval_tokens=None):
     """Mean loss, nats a token, over `tokens` in order: every one but the first is predicted once, in its window."""
     size, end = batch_size * block_size, min(len(tokens) - 1, eval_tokens or len(tokens))
     rank, n_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    device = next(gpt.parameters()).device
     gpt.eval()
     total = 0.0
     for start in range(rank * size, end, n_ranks * size):  # N processes take turns
         stop = min(start + size, end)
-        part = gather(tokens, np.arange(start, stop + 1)).to(gpt.device)
+        part = gather(tokens, np.arange(start, stop + 1)).to(device)
         x, y = part[:-1], part[1:]
         if (missing := size - len(x)) > 0:  # the last batch has the shape of the others, so nothing is compiled anew
             x, y = (torch.nn.functional.pad(z, (0, missing), value=fill) for z, fill in ((x, 0), (y, -1)))

@@ -299,7 +299,7 @@ def test_a_list_comes_from_a_file_as_from_the_command_line():
 
 @pytest.mark.parametrize("value", ["1,", "", "1,a", "1.5", "none", "[1]"])
 def test_a_list_that_is_none_is_refused(value):
-    with pytest.raises(UsageError, match="seeds must be int,int,..."):
+    with pytest.raises(UsageError, match=r"seeds must be int,int,\.\.\."):
         parse(several, [f"--seeds={value}"])
 
 
