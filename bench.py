@@ -449,7 +449,7 @@ def race(plan, peer):
         text = (source / "train.bin").read_bytes() + (source / "val.bin").read_bytes()
         data = nanogpt / "data/shakespeare_char"
         (data / "input.txt").write_bytes(text)
-        subprocess.run([sys.executable, "prepare.py"], cwd=data, check=True, stdout=subprocess.DEVNULL)
+        call([sys.executable, "prepare.py"], data)
         theirs = [sys.executable, "train.py", "config/train_shakespeare_char.py", *words.split()]
         seconds, losses = {"nanodiff": [], "nanoGPT": []}, {"nanodiff": [], "nanoGPT": []}
         for r in tqdm(range(rounds := min(plan.repetitions, 3)), "races", **BAR):
@@ -457,15 +457,23 @@ def race(plan, peer):
             ours = [sys.executable, ROOT / "train.py", ROOT / "config" / preset, "--dataset=tinyshakespeare"]
             ours += [f"--seed={r + 1}", f"--out_dir={out}", f"--device={plan.device.type}"]
             for who, command, cwd in (("nanodiff", ours, None), ("nanoGPT", theirs, nanogpt)):
-                started = time.perf_counter()
-                subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
-                seconds[who].append(time.perf_counter() - started)
+                seconds[who].append(call(command, cwd))
             losses["nanodiff"].append(load(out / "best.pt")["best"]["val_loss"])
             losses["nanoGPT"].append(peer_loss(plan, nanogpt / "out-shakespeare-char/ckpt.pt", data / "val.bin"))
     for who in seconds:
         row = {"who": who, "runs": rounds, "seconds": spread(seconds[who]), "val_loss": spread(losses[who])}
         ratios = [mine / theirs for mine, theirs in zip(seconds[who], seconds["nanoGPT"], strict=True)]
         yield row | {"seconds_to_nanogpt": spread(ratios), "worst_val_loss": max(losses[who])}
+
+
+def call(command, folder):
+    """Seconds that `command` takes, start to exit, in `folder`. Raises UsageError with its last words if it fails."""
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or "no word").split("\n")[-1]
+        raise UsageError(f"{' '.join(map(str, command))}: exit {done.returncode}, {last}")
+    return time.perf_counter() - started
 
 
 def peer_loss(plan, checkpoint, val):
