@@ -39,13 +39,14 @@ from train import evaluate, find_amp, find_device, load, make_optimizer, name_of
 ROOT = Path(__file__).parent
 PARTS = ("step", "attention", "sampling", "prepare", "race")
 PEAKS = {  # dense bf16 FLOP/s of the data sheets, by a pattern of the device's name; of others no share is given
-    r"H100.*HBM3|H200|GH200": 989e12,
-    r"H100 PCIe": 756e12,
-    r"A100": 312e12,
-    r"L40S": 362e12,
-    r"RTX 4090\b(?! D)": 165e12,
-    r"RTX 3090\b(?! Ti)": 71e12,
+    r"H100 80GB HBM3$|H200$|GH200": 989e12,
+    r"H100 PCIe$": 756e12,
+    r"A100[-\w]*$": 312e12,
+    r"L40S$": 362e12,
+    r"RTX 4090$": 165e12,
+    r"RTX 3090$": 71e12,
 }
+BAR = {"leave": False, "disable": not sys.stderr.isatty()}
 
 
 def bench(
@@ -69,10 +70,10 @@ def bench(
     presets = presets or (str(ROOT / "config" / ("gpt2.toml" if cuda else "cpu.toml")),)
     lengths = sorted(lengths or ((256, 1024, 4096, 8192) if cuda else (64, 256, 1024)))
     modes = modes or (("eager", "compiled") if cuda else ("eager",))
-    tokens = tokens or lengths[-1]
-    check(parts, attentions, paths, modes, lengths, tokens, repetitions, peer)
-    plan = Plan(attentions, paths, modes, repetitions, seed, device, find_amp(dtype, device), peer and load_peer(peer))
+    tokens = lengths[-1] if tokens is None else tokens
     shapes = {Path(preset).stem: parse(train, [preset])[0][0] for preset in presets}
+    check(parts, attentions, paths, modes, lengths, tokens, repetitions, peer, seed, device, shapes)
+    plan = Plan(attentions, paths, modes, repetitions, seed, device, find_amp(dtype, device), peer and load_peer(peer))
     about = {name: value for name, value in origin(ROOT).items() if name in ("versions", "commit")}
     report = {"command": sys.argv, "device": name_of(device), "repetitions": repetitions, **about, "rows": []}
     out.mkdir(parents=True, exist_ok=True)
@@ -98,8 +99,8 @@ def bench(
     return report["rows"]
 
 
-def check(parts, attentions, paths, modes, lengths, tokens, repetitions, peer):
-    """Raises UsageError for a word that is none of those there are, or a number out of range."""
+def check(parts, attentions, paths, modes, lengths, tokens, repetitions, peer, seed, device, shapes):
+    """Raises UsageError for a word that is none of those there are, a number out of range, a shape that cannot be."""
     for name, words, known in (
         ("parts", parts, PARTS),
         ("attentions", attentions, tuple(ATTENTION)),
@@ -111,10 +112,19 @@ def check(parts, attentions, paths, modes, lengths, tokens, repetitions, peer):
                 raise UsageError(f"{name}={word}: must be of {', '.join(known)}{nearest(word, known)}")
     if lengths[0] < 1 or repetitions < 1:
         raise UsageError(f"lengths={lengths[0]}, repetitions={repetitions}: must be at least 1")
-    if tokens < lengths[-1]:
-        raise UsageError(f"tokens={tokens}: must be at least the longest of lengths, {lengths[-1]}")
-    if peer is not None and not (Path(peer) / "model.py").is_file():
-        raise UsageError(f"peer={peer}: has no model.py; it must be the folder of a nanoGPT checkout")
+    if tokens < 1 or any(tokens % T for T in lengths):
+        raise UsageError(f"tokens={tokens}: must be a multiple of each of lengths, {', '.join(map(str, lengths))}")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed={seed}: must be at least 0 and less than 2^63")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device={device}: only cpu and cuda are measured")
+    if peer is not None and not (Path(peer) / "config/train_shakespeare_char.py").is_file():
+        raise UsageError(f"peer={peer}: is not the folder of a nanoGPT checkout")
+    try:
+        for shape, attention in itertools.product(shapes.values(), attentions):
+            dataclasses.replace(shape, attention=attention)
+    except ValueError as error:
+        raise UsageError(error) from None
     if "race" in parts and peer is None:
         raise UsageError("a race needs whom to race: --peer=FOLDER of a nanoGPT checkout")
 
@@ -150,20 +160,21 @@ def in_turns(plan, steps):
     return found
 
 
-BAR = {"leave": False, "disable": not sys.stderr.isatty()}
-
-
 def warm_up(device, step):
     """Measures of one call of `step`, after two that compile and fill caches: no seconds yet, bytes, kernel."""
     try:
-        step(), step()
+        step()
+        step()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
         with without_stderr(), profile(profile_memory=device.type == "cpu") as trace:
             step()
     except RuntimeError as error:  # out of memory, dynamo's and inductor's errors are all of this kind
-        return {"failed": "out of memory" if "memory" in str(error) else str(error).strip().split("\n")[0]}
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            return {"failed": "out of memory"}
+        lines = [line for line in str(error).split("\n") if line.strip() and not line.endswith("raised:")]
+        return {"failed": lines[0] if lines else type(error).__name__}
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) - before
     else:
@@ -171,7 +182,7 @@ def warm_up(device, step):
         changes.sort(key=lambda event: event.start_ns())
         peak = max(itertools.accumulate(event.nbytes() for event in changes), default=0)
     names = " ".join(event.key for event in trace.key_averages())
-    kernels = set(re.findall(r"aten::_scaled_dot_product_(\w+?)(?:_attention\w*)?(?= |$)", names))
+    kernels = set(re.findall(r"_scaled_dot_product_(?:attention_)?(flash|efficient|cudnn|math)", names))
     return {"seconds": [], "bytes": peak, "kernel": " ".join(sorted(kernels)) or "none"}
 
 
@@ -185,7 +196,8 @@ def without_stderr():
         yield
     finally:
         os.dup2(kept, 2)
-        os.close(kept), os.close(nowhere)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def timed(device, step):
@@ -208,7 +220,7 @@ def versus(base, measures):
     return spread([b / s for b, s in zip(base["seconds"], measures["seconds"], strict=True)])
 
 
-def rows(plan, T, tokens, found, held, flops):
+def one_row_each(plan, T, tokens, found, held, flops):
     """A row for each of `found`, in turns measured on `tokens` tokens in windows of T.
 
     held: bytes that each had before it began; flops: floating-point operations a token of each, where they are known.
@@ -250,7 +262,10 @@ def variants(plan, shape):
 
 
 def in_mode(mode, function):
-    return function if mode == "eager" else torch.compile(function, dynamic=False)
+    if mode == "eager":
+        return function
+    torch._dynamo.config.recompile_limit = 64  # all variants run the same code: beyond 8 it would give up in silence
+    return torch.compile(function, dynamic=False)
 
 
 def load_peer(folder):
@@ -287,7 +302,7 @@ def training_steps(plan, shape, T, tokens):
             flops[name] = sum(net.flops_per_token(T))
         steps[name] = functools.partial(training_step, net, loss_of, optimizers[net], x, y, plan.amp)
         held[name] = sum(z.nbytes for z in [*net.buffers(), *(p for p in net.parameters() for _ in range(3))])  # AdamW
-    return rows(plan, T, x.numel(), in_turns(plan, steps), held, flops)
+    return one_row_each(plan, T, x.numel(), in_turns(plan, steps), held, flops)
 
 
 def windows(plan, shape, n):
@@ -297,12 +312,14 @@ def windows(plan, shape, n):
 
 
 def training_step(net, loss_of, optimizer, x, y, amp):
-    with amp:
-        loss = loss_of(x, y)
-    loss.backward()
-    clip_grad_norm_(net.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
+    try:
+        with amp:
+            loss = loss_of(x, y)
+        loss.backward()
+        clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+    finally:  # also where memory ran out: the next one needs it
+        optimizer.zero_grad()
 
 
 def attention_alone(plan, shape, T, tokens):
@@ -320,7 +337,7 @@ def attention_alone(plan, shape, T, tokens):
         steps[name] = functools.partial(attention_step, in_mode(name[2], functools.partial(mix, layer)), qkv, plan.amp)
         held[name] = sum(z.nbytes for z in qkv)
         flops[name] = 3 * layer.n_heads[0] * (layer.D + layer.E) * (T + 1)
-    return rows(plan, T, x.shape[:2].numel(), in_turns(plan, steps), held, flops)
+    return one_row_each(plan, T, x.shape[:2].numel(), in_turns(plan, steps), held, flops)
 
 
 def mix(layer, q, k, v):
@@ -363,14 +380,17 @@ def sampling(plan, shape):
         found = in_turns(plan, steps)
         for attention in (*plan.attentions, *(["nanoGPT"] if plan.peer else [])):
             row = {"window": L, "attention": attention}
+            if why := [m["failed"] for (name, _), m in found.items() if name == attention and "failed" in m]:
+                yield row | {"failed": why[0]}
+                continue
             row["tokens_per_second_of_256"] = spread([256 / s for s in found[attention, "256"]["seconds"]])
-            if plan.peer:
+            if plan.peer and "seconds" in found["nanoGPT", "256"]:
                 row["to_nanogpt"] = versus(found["nanoGPT", "256"], found[attention, "256"])
             if (attention, "prompt") in found:
                 row["tokens_per_second_of_prompt"] = spread([half / s for s in found[attention, "prompt"]["seconds"]])
                 row["cache_MB"] = cache_bytes[attention] / 1e6
             if (attention, 1000) in found:
-                row["at_1000_to_at_50"] = versus(found[attention, 1000], found[attention, 50])
+                row["seconds_at_1000_to_at_50"] = versus(found[attention, 1000], found[attention, 50])
             yield row
 
 
@@ -426,13 +446,14 @@ def preparing(plan):
 # ---------------------------------------------------------------------------- how long to the same loss
 
 
-RACES = {  # our preset, nanoGPT's options: those of its README
+RACES = {  # our preset and options; nanoGPT's options: those of its README
     "cpu": (
         "race.toml",
+        "",
         "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 "
         "--n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0",
     ),
-    "cuda": ("gpu.toml", ""),
+    "cuda": ("gpu.toml", "--max_iters=2000", ""),
 }
 
 
@@ -441,21 +462,26 @@ def race(plan, peer):
 
     The loss is that of the best checkpoint over the whole validation split; nanoGPT saves by its 20 or 200 batches.
     """
-    source, (preset, words) = Path("data/tinyshakespeare"), RACES[plan.device.type]
+    source, (preset, words, their_words) = Path("data/tinyshakespeare"), RACES[plan.device.type]
     if not source.exists():
         prepare("shakespeare")
     with tempfile.TemporaryDirectory() as folder:
-        nanogpt = Path(shutil.copytree(peer, Path(folder, "nanogpt"), ignore=shutil.ignore_patterns("out*", ".git")))
-        text = (source / "train.bin").read_bytes() + (source / "val.bin").read_bytes()
+        nanogpt = Path(
+            shutil.copytree(peer, Path(folder, "nanogpt"), ignore=shutil.ignore_patterns("out*", ".git", "*.bin"))
+        )
         data = nanogpt / "data/shakespeare_char"
-        (data / "input.txt").write_bytes(text)
+        meta = json.loads((source / "meta.json").read_text(encoding="utf-8"))
+        if meta["tokenizer"] != "bytes":
+            raise UsageError(f"{source} is not in bytes: python prepare.py shakespeare")
+        text = np.concatenate([np.fromfile(source / f"{part}.bin", meta["dtype"]) for part in ("train", "val")])
+        text.astype(np.uint8).tofile(data / "input.txt")
         call([sys.executable, "prepare.py"], data)
-        theirs = [sys.executable, "train.py", "config/train_shakespeare_char.py", *words.split()]
+        theirs = [sys.executable, "train.py", "config/train_shakespeare_char.py", *their_words.split()]
         seconds, losses = {"nanodiff": [], "nanoGPT": []}, {"nanodiff": [], "nanoGPT": []}
         for r in tqdm(range(rounds := min(plan.repetitions, 3)), "races", **BAR):
             out = Path(folder, f"ours-{r}")
-            ours = [sys.executable, ROOT / "train.py", ROOT / "config" / preset, "--dataset=tinyshakespeare"]
-            ours += [f"--seed={r + 1}", f"--out_dir={out}", f"--device={plan.device.type}"]
+            ours = [sys.executable, ROOT / "train.py", ROOT / "config" / preset, *words.split()]
+            ours += ["--dataset=tinyshakespeare", f"--seed={r + 1}", f"--out_dir={out}", f"--device={plan.device.type}"]
             for who, command, cwd in (("nanodiff", ours, None), ("nanoGPT", theirs, nanogpt)):
                 seconds[who].append(call(command, cwd))
             losses["nanodiff"].append(load(out / "best.pt")["best"]["val_loss"])
@@ -483,7 +509,8 @@ def peer_loss(plan, checkpoint, val):
         net = plan.peer.GPT(plan.peer.GPTConfig(**saved["model_args"])).to(plan.device)
     net.load_state_dict({name.removeprefix("_orig_mod."): weight for name, weight in saved["model"].items()})
     tokens = np.fromfile(val, np.uint16)
-    return evaluate(lambda x, y: net(x, y)[1], net, tokens, 24, saved["model_args"]["block_size"])
+    with plan.amp:
+        return evaluate(lambda x, y: net(x, y)[1], net, tokens, 24, saved["model_args"]["block_size"])
 
 
 # ---------------------------------------------------------------------------- what is shown
@@ -516,7 +543,7 @@ def draw(path, title, rows):
     figure = Figure(figsize=(11, 5), layout="constrained")
     mode = rows[-1]["mode"]
     colors = {name: f"C{i}" for i, name in enumerate([*ATTENTION, "nanoGPT"])}
-    marks = dict(zip(colors, "osD^x", strict=True))
+    marks = dict(zip(colors, itertools.cycle("osD^x")))
     for axes, key, label in zip(
         figure.subplots(1, 2), ("tokens_per_second", "MB"), ("tokens a second", "memory (MB)"), strict=True
     ):

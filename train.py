@@ -93,10 +93,11 @@ def train(
     with stop_signals() as stopped, explain_memory(options), open(log, "ab") as metrics, bar:
         entered, first = time.perf_counter(), state["step"]
         began, saved = entered - state["seconds"], first
-        loss_of, how = make_fast(gpt, compile, amp, batch(tokens["train"], batch_size, model.block_size, seed, 0))
+        net = share_gradients(gpt) if n_ranks > 1 else gpt
+        loss_of, how = make_fast(net, compile, amp, batch(tokens["train"], batch_size, model.block_size, seed, 0))
+        alone = net.no_sync if n_ranks > 1 else contextlib.nullcontext
         where = f"{n_ranks} x {name_of(device)}" if n_ranks > 1 else name_of(device)
         say(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, {where}, {how}")
-        parallel = share_gradients(loss_of) if n_ranks > 1 else loss_of
         while True:
             row = {"step": (step := state["step"])}
             stop = over_ranks(max(stopped, default=0), dist.ReduceOp.MAX)
@@ -126,7 +127,7 @@ def train(
                 group["lr"] = lr
             torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))  # for dropout
             x, y = batch(tokens["train"], n_windows, model.block_size, seed, step)
-            loss = gradient(parallel, x[ours].to(device), y[ours].to(device), batch_size, amp).item()
+            loss = gradient(loss_of, x[ours].to(device), y[ours].to(device), batch_size, amp, alone).item()
             loss = over_ranks(loss, dist.ReduceOp.SUM) / n_ranks
             norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), grad_clip or math.inf).item()
             if not math.isfinite(loss + norm):
@@ -155,6 +156,7 @@ def train(
     if rank == 0:
         draw(out, f"{folder.name} ({meta['tokenizer']}), seed {seed}", gpt)
     if dist.is_initialized():
+        over_ranks(0, dist.ReduceOp.MAX)  # all leave together: torchrun ends the others when one is gone
         dist.destroy_process_group()
     if not last:
         say(f"stopped at step {step}, and saved. Go on: python train.py {out}/config.toml --init_from=resume")
@@ -216,7 +218,8 @@ def go_on(out, about, gpt, optimizer):
         group.update(settings)  # weight decay and betas are this run's, not the checkpoint's
     options["init_from"] = old["options"]["init_from"]
     before = old["options"] | {name: options[name] for name in ("out_dir", "overwrite", "device")}
-    if changed := [f"{k} {before.get(k)} -> {v}" for k, v in options.items() if before.get(k) != v]:
+    changed = [f"{k} {before.get(k)} -> {v}" for k, v in options.items() if before.get(k) != v]
+    if changed and not is_follower():
         print(f"{out} goes on with other options: {', '.join(changed)}")
     return old
 
@@ -270,24 +273,26 @@ def name_of(device):
     return f"{device.type}, {(n := torch.get_num_threads())} thread{'s' * (n > 1)}"
 
 
-def make_fast(gpt, compile, amp, example):
-    """(gpt, or its compiled twin if that computes the loss of `example`, a pair BT; which of the two it is)."""
-    if compile is False or (compile == "auto" and gpt.device.type != "cuda"):
-        return gpt, "eager"
+def make_fast(net, compile, amp, example):
+    """(net, or its compiled twin if that computes the loss of `example`, a pair BT; which of the two it is)."""
+    device = next(net.parameters()).device
+    if compile is False or (compile == "auto" and device.type != "cuda"):
+        return net, "eager"
     try:
-        fast = torch.compile(gpt)
+        fast = torch.compile(net)
         with amp:
-            loss = fast(*(z.to(gpt.device) for z in example))
+            loss = fast(*(z.to(device) for z in example))
         loss.backward()
         return fast, "compiled"
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # no C++ compiler, an old GPU: whatever it is, the plain model runs
         reason = str(error).strip().partition("\n")[0]
-        print(f"torch.compile failed ({type(error).__name__}: {reason}); going on without it")
-        return gpt, "eager"
+        if not is_follower():
+            print(f"torch.compile failed ({type(error).__name__}: {reason}); going on without it")
+        return net, "eager"
     finally:
-        gpt.zero_grad()
+        net.zero_grad()
 
 
 @contextlib.contextmanager
@@ -317,16 +322,18 @@ def join(device, gradient_accumulation_steps):
     if n_ranks == 1:
         return 0, 1
     if device.type == "cuda":
+        if device.index != int(os.environ["LOCAL_RANK"]):
+            raise UsageError(f"device={device}: under torchrun each process takes its own, so give cuda or auto")
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return dist.get_rank(), n_ranks
 
 
-def share_gradients(loss_of):
-    """`loss_of`, its gradients averaged over all processes as they are computed."""
+def share_gradients(gpt):
+    """`gpt`, its gradients averaged over all processes as they are computed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has another name for it, which 2.9 does not know
-        return DistributedDataParallel(loss_of, broadcast_buffers=False)  # rotary tables, everywhere the same
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has another name for broadcast_buffers
+        return DistributedDataParallel(gpt, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def is_follower():
@@ -336,12 +343,19 @@ def is_follower():
 
 @contextlib.contextmanager
 def rank_0_first():
-    """What rank 0 does inside is done before the others come in: it makes files, they read them."""
-    if is_follower():
-        over_ranks(0, dist.ReduceOp.MAX)
-    yield
-    if dist.is_initialized() and not is_follower():
-        over_ranks(0, dist.ReduceOp.MAX)
+    """What rank 0 does inside is done before the others come in: it makes files, they read them.
+
+    Where it fails they leave without a word: it has said what is wrong.
+    """
+    failed = 1
+    try:
+        if is_follower() and over_ranks(0, dist.ReduceOp.MAX):
+            sys.exit(2)
+        yield
+        failed = 0
+    finally:
+        if not is_follower():
+            over_ranks(failed, dist.ReduceOp.MAX)
 
 
 def over_ranks(value, how):
@@ -430,12 +444,14 @@ def evaluate(loss_of, gpt, tokens, batch_size, block_size, eval_tokens=None):
 # ---------------------------------------------------------------------------- optimisation
 
 
-def gradient(loss_of, x, y, batch_size, amp):
-    """Mean loss over the windows x, y BT, its gradient added to .grad, computed `batch_size` windows at a time."""
+def gradient(loss_of, x, y, batch_size, amp, alone=contextlib.nullcontext):
+    """Mean loss over the windows x, y BT, its gradient added to .grad, computed `batch_size` windows at a time.
+
+    All but the last are computed in the context `alone`, where processes keep their gradients to themselves.
+    """
     total, parts = 0.0, list(zip(x.split(batch_size), y.split(batch_size), strict=True))
-    for i, (micro_x, micro_y) in enumerate(parts):
-        alone = isinstance(loss_of, DistributedDataParallel) and i + 1 < len(parts)  # gradients travel once a step
-        with loss_of.no_sync() if alone else contextlib.nullcontext():
+    for i, (micro_x, micro_y) in enumerate(parts, 1):
+        with alone() if i < len(parts) else contextlib.nullcontext():
             with amp:
                 loss = loss_of(micro_x, micro_y) * (len(micro_x) / len(x))
             loss.backward()
@@ -469,7 +485,8 @@ def schedule(step, learning_rate, min_lr, warmup_iters, lr_decay_iters):
 def stop_signals():
     """A list that the first SIGINT or SIGTERM is added to, for a loop to see; a second one does what it always does.
 
-    One of several processes lists them all: torchrun passes on what the terminal has sent already.
+    One of several processes lists them all: torchrun passes on what the terminal has sent already. (Half a minute later
+    it kills: what is not saved by then is lost.)
     """
     seen, before, several = [], {}, dist.is_initialized()
 

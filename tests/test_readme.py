@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+import bench
 import model
 import prepare
 import sample
@@ -14,6 +15,7 @@ from configurable import parse
 
 ROOT = Path(model.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = README + "".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))
 
 
 def test_its_mechanism_works(monkeypatch):
@@ -30,13 +32,13 @@ def test_its_mechanism_works(monkeypatch):
 
 def test_its_commands_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
-    programs = {"train.py": train.train, "prepare.py": prepare.prepare, "sample.py": sample.sample}
-    found = re.findall(r"python (train|prepare|sample)\.py([^`&#\n;]*)", README)
-    assert len(found) >= 6
+    programs = {"train": train.train, "prepare": prepare.prepare, "sample": sample.sample, "bench": bench.bench}
+    found = re.findall(r"(?:python|nproc_per_node=\d) (train|prepare|sample|bench)\.py([^`&#\n;|]*)", PAGES)
+    assert len(found) >= 12 and {name for name, _ in found} == set(programs)
     for program, words in found:
         words = words.replace("$attention", "softmax1").replace("$seed", "1")
         if "<" not in words and "sum" not in words and "mine" not in words:
-            parse(programs[f"{program}.py"], shlex.split(words))
+            parse(programs[program], shlex.split(words))
 
 
 def test_its_file_table_is_complete():

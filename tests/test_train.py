@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import struct
@@ -447,8 +448,8 @@ def test_a_file_appears_whole_or_not_at_all():
 def test_nan_stops_before_the_update(go, monkeypatch, where):
     original = train_py.gradient
 
-    def poisoned(loss_of, x, y, batch_size, amp):
-        loss = original(loss_of, x, y, batch_size, amp)
+    def poisoned(loss_of, *args):
+        loss = original(loss_of, *args)
         if len(calls) == 4:
             if where == "loss":
                 loss = loss * math.nan
@@ -631,6 +632,7 @@ def test_presets_are_read_and_have_the_shape_that_they_say():
         "cpu": pytest.approx(0.82, abs=0.02),
         "gpt2": pytest.approx(124, abs=1),
         "gpu": pytest.approx(10.7, abs=0.3),
+        "race": pytest.approx(0.23, abs=0.01),
     }
 
 
@@ -712,8 +714,17 @@ def test_ctrl_c_stops_both_processes_and_saves(torchrun):
 def test_both_processes_stop_where_a_number_is_none(torchrun):
     two = torchrun("--learning_rate=1e30", "--max_iters=50", "--grad_clip=none")
     err = two.communicate(timeout=120)[1]
-    assert two.returncode == 1 and "stopped before the update" in err
+    assert two.returncode == 1
+    assert len(set(re.findall(r"train\.py: step (\d+): loss .* stopped before the update", err))) == 1
+    assert err.count("stopped before the update") == 2  # both saw it in the same step, none waits for the other
     assert load("out/run/ckpt.pt")["step"] == 0
+
+
+def test_a_mistake_of_two_processes_is_explained_once(torchrun):
+    two = torchrun("--dataset=nothing")
+    err = two.communicate(timeout=120)[1]
+    assert two.returncode == 1 and err.count("train.py: no dataset data/nothing") == 1
+    assert "ProcessGroup" not in err and "Connection" not in err
 
 
 def test_a_step_that_processes_cannot_share_is_refused(go, monkeypatch):
