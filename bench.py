@@ -87,7 +87,8 @@ def bench(
     for name, shape in shapes.items():
         if "step" in parts:
             note("step", name, rows := [row for T in lengths for row in training_steps(plan, shape, T, tokens)])
-            draw(out / f"{name}.png", f"{name}: {tokens:,} tokens a step, {report['device']}", rows)
+            size = f"{shape.n_layer} layers of {shape.n_embd}, {shape.n_head} maps each"
+            draw(out / f"{name}.png", f"{size}, {tokens:,} tokens; {report['device']}", rows)
         if "attention" in parts:
             note("attention", name, [row for T in lengths for row in attention_alone(plan, shape, T, tokens)])
         if "sampling" in parts:

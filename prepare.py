@@ -19,8 +19,8 @@ import shutil
 import sys
 import sysconfig
 import urllib.request
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -211,17 +211,27 @@ def split(files, val_fraction):
 def write(target, segments, coder, dtype, text, bar):
     """Encode `segments` into the file `target`; returns its counts and sha256, and feeds the bytes read to `text`."""
     ids_written, bytes_read, digest = 0, 0, hashlib.sha256()
-    stream = pieces(segments, coder)
     with open(target, "wb") as out, ThreadPoolExecutor(os.cpu_count()) as cores:
-        while some := list(islice(stream, 4 * os.cpu_count())):  # an executor left alone would read the whole corpus
-            for (_, piece), ids in zip(some, cores.map(lambda pair: coder.encode(pair[1], pair[0]), some), strict=True):
-                raw = narrow(ids, dtype, coder.vocab_size).tobytes()
-                out.write(raw)
-                digest.update(raw)
-                text.update(piece)
-                ids_written, bytes_read = ids_written + len(ids), bytes_read + len(piece)
-                bar.update(len(piece))
+        for piece, ids in encoded(segments, coder, cores):
+            raw = narrow(ids, dtype, coder.vocab_size).tobytes()
+            out.write(raw)
+            digest.update(raw)
+            text.update(piece)
+            ids_written, bytes_read = ids_written + len(ids), bytes_read + len(piece)
+            bar.update(len(piece))
     return {"tokens": ids_written, "bytes": bytes_read, "sha256": digest.hexdigest()}
+
+
+def encoded(segments, coder, cores):
+    """(bytes, ids) of each piece of `segments`, in order; some are encoded ahead, so that no core waits for another."""
+    ahead = deque()
+    for path, piece in pieces(segments, coder):
+        ahead.append((piece, cores.submit(coder.encode, piece, path)))
+        if len(ahead) == 4 * os.cpu_count():  # left alone, an executor would read the whole corpus
+            piece, ids = ahead.popleft()
+            yield piece, ids.result()
+    for piece, ids in ahead:
+        yield piece, ids.result()
 
 
 def narrow(ids, dtype, vocab_size):
