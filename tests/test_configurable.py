@@ -303,6 +303,12 @@ def test_a_list_that_is_none_is_refused(value):
         parse(several, [f"--seeds={value}"])
 
 
+@pytest.mark.parametrize("value", ["a,", "", ",a", "a,,b"])
+def test_a_list_of_words_has_no_empty_one(value):
+    with pytest.raises(UsageError, match="names must be none"):
+        parse(several, [f"--names={value}"])
+
+
 def test_help_shows_a_list_as_it_is_written():
     assert "--seeds=1,2  " in usage(several, "several.py") and "[int,int,...]" in usage(several, "several.py")
     assert "[none|text,text,...]" in usage(several, "several.py")

@@ -731,3 +731,13 @@ def test_a_step_that_processes_cannot_share_is_refused(go, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     message = "gradient_accumulation_steps=3: 2 processes share a step's micro-batches, so it must be a multiple of 2"
     assert mistake(go, gradient_accumulation_steps=3) == message
+
+
+def test_one_of_several_processes_lists_every_signal(monkeypatch, capfd):
+    monkeypatch.setattr(train_py.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(train_py.dist, "get_rank", lambda: 0)
+    with stop_signals() as seen:
+        for _ in range(2):  # the terminal's, and the same once more from torchrun
+            os.kill(os.getpid(), signal.SIGINT)
+    assert seen == [signal.SIGINT, signal.SIGINT]
+    assert capfd.readouterr().err == "\nstopping after this step\n"
