@@ -1,6 +1,7 @@
 """A small corpus, prepared once, and a working folder of its own for every test."""
 
 import random
+import signal
 
 import pytest
 import tiktoken
@@ -10,6 +11,7 @@ from tiktoken_ext import openai_public
 import prepare
 
 torch.set_num_threads(1)  # models this small lose by sharing their work
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job would ignore
 
 
 @pytest.fixture(autouse=True)
