@@ -536,6 +536,12 @@ def shown(value):
     return str(value)
 
 
+def look(name):
+    """How a mechanism is drawn, in every figure: colour, marker and line tell it apart, also in grey."""
+    i = [*ATTENTION, "nanoGPT"].index(name)
+    return {"color": f"C{i}", "marker": "osD^x"[i % 5], "ls": ("-", "--", "-.", ":")[i % 4]}
+
+
 def draw(path, title, rows):
     """Tokens a second, and memory, against T, both axes logarithmic: a line for every mechanism and path."""
     from matplotlib.figure import Figure
@@ -543,15 +549,13 @@ def draw(path, title, rows):
 
     figure = Figure(figsize=(11, 5), layout="constrained")
     mode = rows[-1]["mode"]
-    colors = {name: f"C{i}" for i, name in enumerate([*ATTENTION, "nanoGPT"])}
-    marks = dict(zip(colors, itertools.cycle("osD^x")))
     for axes, key, label in zip(
         figure.subplots(1, 2), ("tokens_per_second", "MB"), ("tokens a second", "memory (MB)"), strict=True
     ):
         for what, way in dict.fromkeys((row["attention"], row["path"]) for row in rows):
             mine = [r for r in rows if (r["attention"], r["path"], r["mode"]) == (what, way, mode) and key in r]
             y = [np.median(r[key]) for r in mine]
-            style = {"color": colors[what], "marker": marks[what], "ls": "-" if way == "fused" else ":"}
+            style = {**look(what), "ls": "-" if way == "fused" else ":"}
             axes.plot([r["T"] for r in mine], y, **style, ms=5, label=f"{what}, {way}")
         axes.set(xscale="log", yscale="log", xlabel="T (tokens in a window)", ylabel=label)
         axes.xaxis.set(major_locator=FixedLocator(sorted({row["T"] for row in rows})), minor_locator=NullLocator())

@@ -3,8 +3,9 @@
     def train(model: GPTConfig, *, learning_rate: float = 1e-3, ...):  # the comment beside an option is its --help
 
 What stands behind the `*` is an option, `--name=value` or `--name value`; a parameter annotated with a dataclass lends
-its fields as options. Other parameters before the `*`, and `*names`, take words. A word left over is a TOML file, data
-and never executed: each of its lines is as good as `--name=value` at that place, and the later wins.
+its fields as options, and `**options: train` lends all options of the function train. Other parameters before the `*`,
+and `*names`, take words. A word left over is a TOML file, data and never executed: each of its lines is as good as
+`--name=value` at that place, and the later wins.
 """
 
 import dataclasses
@@ -127,6 +128,9 @@ def signature(function):
     """({name: Option}, [Option for each word]) of a function."""
     options, places, beside = {}, [], comments(function)
     for p in inspect.signature(function).parameters.values():
+        if p.kind is p.VAR_KEYWORD:
+            options = {**options, **signature(p.annotation)[0], **options}
+            continue
         if dataclasses.is_dataclass(p.annotation):
             notes = comments(p.annotation)
             for f in dataclasses.fields(p.annotation):

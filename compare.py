@@ -1,0 +1,393 @@
+"""Compare mechanisms fairly: one budget, several seeds, each run a `python train.py` of its own.
+
+python compare.py config/cpu.toml --dataset=tinyshakespeare --seeds=1,2,3,4
+python compare.py config/cpu.toml --learning_rates=1e-3,2e-3,4e-3          the rate swept, for every mechanism alike
+python compare.py config/cpu.toml --equal=time                             a faster mechanism takes more steps
+
+The same seed is the same data in the same order and the same first value of every weight that mechanisms share, so what
+is compared are pairs. Stopped, or cut off, the same command goes on where it was.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bench import Plan, look, table, training_steps
+from configurable import UsageError, bind, nearest, run, show, to_toml
+from model import ATTENTION, GPT, GPTConfig
+from train import find_amp, find_device, load, name_of, origin, preset, read_metrics, stop_signals, train, write_whole
+
+OURS = {"attention": "attentions", "seed": "seeds", "init_from": None, "overwrite": None}  # options of train.py
+
+
+def compare(
+    *,
+    attentions: tuple[str, ...] = tuple(ATTENTION),  # mechanisms; the others are compared with the first
+    seeds: tuple[int, ...] = (1, 2, 3, 4),  # a run of every mechanism with each
+    learning_rates: tuple[float, ...] | None = None,  # tried with every mechanism alike; none: learning_rate
+    equal: Literal["tokens", "time"] = "tokens",  # what all get alike; time: max_iters is the first mechanism's
+    jobs: int = 1,  # runs at a time, which share the cores
+    out_dir: str | None = None,  # folder of the runs, results.json and figures; none: out/compare-<dataset>
+    **options: train,  # and every option of train.py
+):
+    """Train several mechanisms with several seeds; tables go to the terminal, all else to out_dir. Returns the rows."""
+    check(attentions, seeds, learning_rates, jobs, options)
+    device = find_device(options.get("device", "auto"))
+    out = Path(out_dir or f"out/compare-{Path(options.get('dataset', 'stdlib')).name}")
+    rates = learning_rates or (whole(options)["learning_rate"],)
+    out.mkdir(parents=True, exist_ok=True)
+    steps = steps_of(attentions, equal, options, device, out)
+    runs = {
+        f"{attention}-{rate:g}-{seed}": whole(
+            {**options, "attention": attention, "learning_rate": rate, "seed": seed, "max_iters": steps[attention]}
+        )
+        for seed in seeds
+        for rate in rates
+        for attention in attentions  # the innermost, so that a machine that slows down slows down all
+    }
+    failed, stop = run_all(out, runs, jobs)
+    report = {
+        "command": sys.argv,
+        "commit": origin(out)["commit"],
+        "device": name_of(device),
+        "jobs": jobs,
+        "equal": equal,
+        "runs": (rows := [result(out / name) for name in runs if is_done(out / name, runs[name])]),
+        "failed": failed,
+        "table": (summary := summarize(rows, attentions)),
+    }
+    write_whole(out / "results.json", lambda file: file.write(json.dumps(report, indent=1).encode()))
+    if rows:
+        print(f"\n{about(rows, device)}\n\n{table([written(row) for row in summary])}")
+        draw(out, about(rows, device), rows, summary)
+        print(f"\n{out}: results.json and figures")
+    for name, why in failed.items():
+        print(f"{name} failed: {why}")
+    if stop:
+        print(f"stopped, {len(runs) - len(rows)} runs left: the same command goes on")
+        sys.exit(128 + stop)
+    if failed:
+        sys.exit(1)
+    return summary
+
+
+def check(attentions, seeds, learning_rates, jobs, options):
+    """Raises UsageError for what cannot be compared."""
+    for name, instead in OURS.items():
+        if name in options:
+            raise UsageError(f"{name}: is chosen for every run; {f'give {instead}' if instead else 'leave it away'}")
+    for word in attentions:
+        if word not in ATTENTION:
+            raise UsageError(f"attentions={word}: must be of {', '.join(ATTENTION)}{nearest(word, ATTENTION)}")
+    for name, values in (("attentions", attentions), ("seeds", seeds), ("learning_rates", learning_rates or ())):
+        if len({*values}) < len(values):
+            raise UsageError(f"{name}={show(values)}: one is named twice")
+    if jobs < 1:
+        raise UsageError(f"jobs={jobs}: must be at least 1")
+    for attention in attentions:
+        whole({**options, "attention": attention})
+
+
+def whole(options):
+    """All options of train.py, those not in `options` at their defaults. Raises UsageError for an impossible shape."""
+    (model,), rest = bind(train, [], options)
+    return {**dataclasses.asdict(model), **train.__kwdefaults__, **rest}
+
+
+def steps_of(attentions, equal, options, device, out):
+    """{mechanism: max_iters}. For equal time a step of each is measured, in turns and once: in steps.json it stays."""
+    max_iters = whole(options)["max_iters"]
+    if equal == "tokens":
+        return dict.fromkeys(attentions, max_iters)
+    kept = out / "steps.json"
+    if kept.exists() and {*(found := json.loads(kept.read_text(encoding="utf-8")))} >= {*attentions}:
+        return found
+    (shape,), _ = bind(train, [], {**options, "attention": attentions[0]})
+    settings = whole(options)
+    mode = (
+        "compiled"
+        if settings["compile"] is True or (settings["compile"] == "auto" and device.type == "cuda")
+        else "eager"
+    )
+    plan = Plan(attentions, ("fused",), (mode,), 40, 1, device, find_amp(settings["dtype"], device), None)
+    tokens = settings["batch_size"] * settings["gradient_accumulation_steps"] * shape.block_size
+    seconds = {
+        row["attention"]: row["milliseconds"][1] for row in training_steps(plan, shape, shape.block_size, tokens)
+    }
+    steps = {name: round(max_iters * seconds[attentions[0]] / seconds[name]) for name in attentions}
+    write_whole(kept, lambda file: file.write(json.dumps(steps).encode()))
+    return steps
+
+
+# ---------------------------------------------------------------------------- running
+
+
+def run_all(out, runs, jobs):
+    """Train those of `runs`, {name: options}, that are not done, `jobs` at a time, each into out/<name>.
+
+    Returns {name: why} of those that failed, and the signal that stopped it all, or 0.
+    """
+    waiting = [name for name in runs if not is_done(out / name, runs[name])]
+    running, failed, told = {}, {}, False
+    bar = tqdm(
+        total=sum(options["max_iters"] for options in runs.values()), unit="step", disable=not sys.stderr.isatty()
+    )
+    with stop_signals() as stopped, bar:
+        try:
+            while running or (waiting and not stopped):
+                while waiting and len(running) < jobs and not stopped:
+                    running[name] = begin(out / (name := waiting.pop(0)), runs[name], jobs)
+                if stopped and not told:  # once: of two, the second one kills
+                    told = [child.terminate() for child in running.values()]
+                for name in [name for name, child in running.items() if child.poll() is not None]:
+                    if running.pop(name).returncode and not stopped:
+                        failed[name] = last_words(out / f"{name}.log")
+                        bar.write(f"{name} failed: {failed[name]}")
+                bar.n = sum(steps_done(out / name) for name in runs)
+                bar.set_description(" ".join(running), refresh=True)
+                time.sleep(0.2)
+        finally:
+            for child in running.values():
+                child.kill()
+    return failed, max(stopped, default=0)
+
+
+def begin(folder, options, jobs):
+    """The process that trains into `folder`, or goes on there. What it says goes to <folder>.log."""
+    settings, log = (folder.with_name(f"{folder.name}.{kind}") for kind in ("toml", "log"))
+    options = {**options, "out_dir": folder.as_posix()}
+    write_whole(settings, lambda file: file.write(to_toml(options).encode("utf-8", "backslashreplace")))
+    how = "--init_from=resume" if (folder / "ckpt.pt").exists() else "--overwrite=true"
+    command = [sys.executable, Path(__file__).with_name("train.py"), settings, how]
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))} if jobs > 1 else {}
+    with open(log, "wb") as said:  # in a session of its own: Ctrl-C reaches us alone, and we tell it
+        return subprocess.Popen(
+            command, stdout=said, stderr=said, env={**os.environ, **threads}, start_new_session=True
+        )
+
+
+def is_done(folder, options):
+    """Whether the run in `folder` is complete. Raises UsageError where it is a run of other options."""
+    if not (folder / "ckpt.pt").exists():
+        return False
+    before = load(folder / "ckpt.pt")["options"]
+    same = options.keys() - {"out_dir", "init_from", "overwrite", "vocab_size"}
+    if changed := [
+        f"{name} {show(before.get(name))} -> {show(options[name])}"
+        for name in same
+        if before.get(name) != options[name]
+    ]:
+        raise UsageError(
+            f"{folder} holds a run with other options ({', '.join(sorted(changed))}): choose another --out_dir"
+        )
+    rows = read_metrics(folder / "metrics.jsonl")
+    return bool(rows) and rows[-1]["step"] >= options["max_iters"]
+
+
+def steps_done(folder):
+    """Lines in the run's metrics, less the one that says how it ended."""
+    try:
+        with open(folder / "metrics.jsonl", "rb") as lines:
+            return max(0, sum(1 for _ in lines) - 1)
+    except OSError:
+        return 0
+
+
+def last_words(log):
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "without a word"
+
+
+# ---------------------------------------------------------------------------- numbers
+
+
+def result(folder):
+    """What came out of the run in `folder`."""
+    saved, rows = load(folder / "ckpt.pt"), read_metrics(folder / "metrics.jsonl")
+    gpt, evaluations = GPT(GPTConfig(**saved["config"])), [row for row in rows if "val_loss" in row]
+    watched = {name: [row[name] for row in evaluations] for name in gpt.blocks[0].attention.watch}
+    return {
+        **{name: saved["options"][name] for name in ("attention", "learning_rate", "seed", "dataset", "max_iters")},
+        "val_loss": min(row["val_loss"] for row in evaluations),
+        "last_val_loss": evaluations[-1]["val_loss"],
+        "steps": [row["step"] for row in evaluations],
+        "val_losses": [row["val_loss"] for row in evaluations],
+        **watched,
+        "seconds": saved["seconds"],
+        "parameters": gpt.n_params(),
+        "flops_per_token": sum(gpt.flops_per_token()),
+        "config": saved["config"],
+        "data": saved["data"],
+        "commit": saved["commit"],
+        "versions": saved["versions"],
+    }
+
+
+def summarize(rows, attentions):
+    """A row for every mechanism and learning rate: loss over seeds, difference to the first mechanism in pairs."""
+    found = []
+    rates = list(dict.fromkeys(row["learning_rate"] for row in rows))
+    of = {(r["attention"], r["learning_rate"], r["seed"]): r for r in rows}
+    for attention in attentions:
+        for rate in rates:
+            mine = [row for row in rows if (row["attention"], row["learning_rate"]) == (attention, rate)]
+            pairs = [(row, base) for row in mine if (base := of.get((attentions[0], rate, row["seed"])))]
+            if not mine:
+                continue
+            row = {
+                "attention": attention,
+                "learning_rate": rate,
+                "steps": mine[0]["max_iters"],
+                "seeds": [r["seed"] for r in mine],
+            }
+            row["val_loss"] = spread([r["val_loss"] for r in mine])
+            if attention != attentions[0] and pairs:
+                row["pairs"] = {mine["seed"]: mine["val_loss"] - base["val_loss"] for mine, base in pairs}
+                row["difference"] = spread([*row["pairs"].values()])
+            if pairs:
+                row["seconds"] = statistics.median(mine["seconds"] / base["seconds"] for mine, base in pairs)
+            found.append(row | {name: mine[0][name] for name in ("parameters", "flops_per_token")})
+    return found
+
+
+def spread(values):
+    """{mean, sd, half}: half of the 95 % interval of the mean is `half`. Of one value there is neither sd nor half."""
+    n, mean = len(values), statistics.fmean(values)
+    if n < 2:
+        return {"n": n, "mean": mean}
+    sd = statistics.stdev(values)
+    return {"n": n, "mean": mean, "sd": sd, "half": student(n - 1) * sd / math.sqrt(n)}
+
+
+def student(freedom):
+    """The 97.5th percentile of Student's t: with t = √freedom tan θ its density is that of cos θ to the freedom − 1."""
+    theta = np.linspace(0, math.pi / 2, 1_000_001)
+    share = np.cumsum(np.cos(theta) ** (freedom - 1))
+    return math.sqrt(freedom) * math.tan(np.interp(0.95 * share[-1], share, theta))
+
+
+# ---------------------------------------------------------------------------- what is shown
+
+
+def written(row):
+    """A row of `summarize` as a person reads it: mean ± sd, and a difference with its 95 % interval."""
+    val, difference = row["val_loss"], row.get("difference")
+    cells = {"attention": row["attention"], "learning_rate": f"{row['learning_rate']:g}", "steps": row["steps"]}
+    cells["val loss"] = f"{val['mean']:.4f} ± {val['sd']:.4f}" if "sd" in val else f"{val['mean']:.4f} (one seed)"
+    cells["paired difference"] = ""
+    if difference:
+        interval = (
+            f"± {difference['half']:.4f} (n = {difference['n']})" if "half" in difference else "(one seed: no interval)"
+        )
+        cells["paired difference"] = f"{difference['mean']:+.4f} {interval}"
+    cells["time"] = f"{row['seconds']:.2f}" if "seconds" in row else ""
+    return cells | {"parameters": f"{row['parameters']:,}", "MFLOP a token": f"{row['flops_per_token'] / 1e6:.2f}"}
+
+
+def about(rows, device):
+    """What was compared, for a table's head and a figure's title."""
+    config, data = rows[0]["config"], rows[0]["data"]
+    seeds = ", ".join(map(str, dict.fromkeys(row["seed"] for row in rows)))
+    size = f"{config['n_layer']} layers of {config['n_embd']}, {config['n_head']} maps each"
+    dataset = Path(rows[0]["dataset"]).name
+    return (
+        f"{dataset} ({data['tokenizer']}), {size}, windows of {config['block_size']}, seeds {seeds}; {name_of(device)}"
+    )
+
+
+def draw(out, title, rows, summary):
+    """loss.png, and where they have something to show lam.png or g.png and rates.png."""
+    best = {}
+    for row in summary:  # of several learning rates the best of each mechanism
+        if row["attention"] not in best or row["val_loss"]["mean"] < best[row["attention"]]["val_loss"]["mean"]:
+            best[row["attention"]] = row
+    chosen = {
+        name: [r for r in rows if (r["attention"], r["learning_rate"]) == (name, row["learning_rate"])]
+        for name, row in best.items()
+    }
+    save_figure(out / "loss.png", title, [functools.partial(draw_losses, chosen), functools.partial(draw_pairs, best)])
+    for name in ("lam", "g"):
+        if mine := [mechanism for mechanism, runs in chosen.items() if name in runs[0]]:
+            save_figure(out / f"{name}.png", title, [functools.partial(draw_watched, chosen[m], name) for m in mine])
+    if len({row["learning_rate"] for row in summary}) > 1:
+        save_figure(out / "rates.png", title, [functools.partial(draw_rates, summary)])
+
+
+def save_figure(path, title, panels):
+    """A figure with the `panels`, functions that draw into axes, side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.5 + 5 * len(panels), 4.8), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        panel(axes)
+        axes.grid(alpha=0.3)
+    figure.suptitle(textwrap.fill(title, 75 * len(panels)), fontsize=9)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def draw_losses(chosen, axes):
+    """Validation loss over a run, mean and standard deviation over seeds; the first evaluation is left out."""
+    for name, runs in chosen.items():
+        curves = np.array([run["val_losses"] for run in runs])[:, 1:]
+        x, mean, sd = runs[0]["steps"][1:], curves.mean(0), curves.std(0, ddof=min(1, len(runs) - 1))
+        axes.plot(x, mean, label=f"{name}, {runs[0]['learning_rate']:g}", **look(name), ms=4)
+        axes.fill_between(x, mean - sd, mean + sd, color=look(name)["color"], alpha=0.2, lw=0)
+    axes.set(xlabel="step", ylabel="validation loss (nats a token)", title="mean ± sd over seeds; learning rate")
+    axes.legend()
+
+
+def draw_pairs(best, axes):
+    """Every seed's difference to the first mechanism with the same seed, their mean, its 95 % interval."""
+    first, *others = best
+    for i, name in enumerate(others):
+        pairs, spread = best[name].get("pairs", {}), best[name].get("difference", {})
+        style = {"color": look(name)["color"]}
+        axes.plot([i - 0.15] * len(pairs), [*pairs.values()], ls="", marker=look(name)["marker"], mfc="none", **style)
+        if "half" in spread:
+            axes.errorbar([i + 0.15], [spread["mean"]], [spread["half"]], marker="_", ms=16, capsize=5, **style)
+    axes.axhline(0, color="0.4", lw=0.8)
+    axes.set_xticks(range(len(others)), others)
+    axes.set(xlim=(-0.6, len(others) - 0.4), ylabel=f"validation loss − that of {first} (nats a token)")
+    axes.set_title("pairs of the same seed; mean and its 95 % interval")
+
+
+def draw_watched(runs, name, axes):
+    """λ or g of each layer over a run: the mean over its heads, and over seeds with their standard deviation."""
+    values = np.array([[[np.mean(layer) for layer in row] for row in run[name]] for run in runs])  # seed, step, layer
+    shades = np.linspace(0.75, 0, values.shape[2])
+    for layer, shade in enumerate(shades):
+        mean, sd = values[:, :, layer].mean(0), values[:, :, layer].std(0, ddof=min(1, len(runs) - 1))
+        axes.plot(runs[0]["steps"], mean, color=str(shade), marker="osD^v<>"[layer % 7], ms=4, label=f"layer {layer}")
+        axes.fill_between(runs[0]["steps"], mean - sd, mean + sd, color=str(shade), alpha=0.2, lw=0)
+    axes.set(xlabel="step", ylabel={"lam": "λ"}.get(name, name), title=f"{runs[0]['attention']}, mean ± sd over seeds")
+    axes.legend()
+
+
+def draw_rates(summary, axes):
+    """Validation loss against the learning rate."""
+    for name in dict.fromkeys(row["attention"] for row in summary):
+        mine = sorted((r for r in summary if r["attention"] == name), key=lambda row: row["learning_rate"])
+        losses = [row["val_loss"] for row in mine]
+        x, y, sd = [r["learning_rate"] for r in mine], [v["mean"] for v in losses], [v.get("sd", 0) for v in losses]
+        axes.errorbar(x, y, sd, label=name, capsize=3, **look(name))
+    axes.set(
+        xscale="log", xlabel="learning rate", ylabel="validation loss (nats a token)", title="mean ± sd over seeds"
+    )
+    axes.legend()
+
+
+if __name__ == "__main__":
+    run(compare, preset=preset)
