@@ -28,7 +28,19 @@ from tqdm import tqdm
 from bench import Plan, look, table, training_steps
 from configurable import UsageError, bind, nearest, run, show, to_toml
 from model import ATTENTION, GPT, GPTConfig
-from train import find_amp, find_device, load, name_of, origin, preset, read_metrics, stop_signals, train, write_whole
+from train import (
+    find_amp,
+    find_device,
+    load,
+    load_dataset,
+    name_of,
+    origin,
+    preset,
+    read_metrics,
+    stop_signals,
+    train,
+    write_whole,
+)
 
 OURS = {"attention": "attentions", "seed": "seeds", "init_from": None, "overwrite": None}  # options of train.py
 
@@ -45,11 +57,13 @@ def compare(
 ):
     """Train several mechanisms with several seeds; tables go to the terminal, all else to out_dir. Returns the rows."""
     check(attentions, seeds, learning_rates, jobs, options)
-    device = find_device(options.get("device", "auto"))
-    out = Path(out_dir or f"out/compare-{Path(options.get('dataset', 'stdlib')).name}")
-    rates = learning_rates or (whole(options)["learning_rate"],)
+    settings = whole({**options, "attention": attentions[0]})
+    device = find_device(settings["device"])
+    folder, data, _ = load_dataset(settings["dataset"], "cpu", settings["block_size"])  # made here, where it is missing
+    out = Path(out_dir or f"out/compare-{folder.name}")
+    rates = learning_rates or (settings["learning_rate"],)
     out.mkdir(parents=True, exist_ok=True)
-    steps = steps_of(attentions, equal, options, device, out)
+    steps = steps_of(attentions, equal, settings, device, out)
     runs = {
         f"{attention}-{rate:g}-{seed}": whole(
             {**options, "attention": attention, "learning_rate": rate, "seed": seed, "max_iters": steps[attention]}
@@ -59,15 +73,19 @@ def compare(
         for attention in attentions  # the innermost, so that a machine that slows down slows down all
     }
     failed, stop = run_all(out, runs, jobs)
+    rows = [result(out / name) for name in runs if is_done(out / name, runs[name])]
+    if any(row["data"] != data for row in rows):
+        raise UsageError(f"{folder} is not what the runs in {out} were trained on: choose another --out_dir")
+    summary = summarize(rows, attentions)
     report = {
         "command": sys.argv,
         "commit": origin(out)["commit"],
         "device": name_of(device),
         "jobs": jobs,
         "equal": equal,
-        "runs": (rows := [result(out / name) for name in runs if is_done(out / name, runs[name])]),
+        "table": summary,
         "failed": failed,
-        "table": (summary := summarize(rows, attentions)),
+        "runs": rows,
     }
     write_whole(out / "results.json", lambda file: file.write(json.dumps(report, indent=1).encode()))
     if rows:
@@ -107,27 +125,20 @@ def whole(options):
     return {**dataclasses.asdict(model), **train.__kwdefaults__, **rest}
 
 
-def steps_of(attentions, equal, options, device, out):
-    """{mechanism: max_iters}. For equal time a step of each is measured, in turns and once: in steps.json it stays."""
-    max_iters = whole(options)["max_iters"]
+def steps_of(attentions, equal, settings, device, out):
+    """{mechanism: max_iters}. For equal time a step of each is measured, in turns and once: it stays in steps.json."""
+    max_iters, kept = settings["max_iters"], out / "steps.json"
     if equal == "tokens":
         return dict.fromkeys(attentions, max_iters)
-    kept = out / "steps.json"
-    if kept.exists() and {*(found := json.loads(kept.read_text(encoding="utf-8")))} >= {*attentions}:
-        return found
-    (shape,), _ = bind(train, [], {**options, "attention": attentions[0]})
-    settings = whole(options)
-    mode = (
-        "compiled"
-        if settings["compile"] is True or (settings["compile"] == "auto" and device.type == "cuda")
-        else "eager"
-    )
-    plan = Plan(attentions, ("fused",), (mode,), 40, 1, device, find_amp(settings["dtype"], device), None)
-    tokens = settings["batch_size"] * settings["gradient_accumulation_steps"] * shape.block_size
-    seconds = {
-        row["attention"]: row["milliseconds"][1] for row in training_steps(plan, shape, shape.block_size, tokens)
-    }
-    steps = {name: round(max_iters * seconds[attentions[0]] / seconds[name]) for name in attentions}
+    if kept.exists() and {*(steps := json.loads(kept.read_text(encoding="utf-8")))} >= {*attentions}:
+        return steps
+    shape = GPTConfig(**{field.name: settings[field.name] for field in dataclasses.fields(GPTConfig)})
+    compiled = settings["compile"] is True or (settings["compile"] == "auto" and device.type == "cuda")
+    amp = find_amp(settings["dtype"], device)
+    plan = Plan(attentions, ("fused",), ("compiled" if compiled else "eager",), 40, 1, device, amp, None)
+    tokens = settings["batch_size"] * shape.block_size
+    ms = {row["attention"]: row["milliseconds"][1] for row in training_steps(plan, shape, shape.block_size, tokens)}
+    steps = {name: max(1, round(max_iters * ms[attentions[0]] / ms[name])) for name in attentions}
     write_whole(kept, lambda file: file.write(json.dumps(steps).encode()))
     return steps
 
@@ -367,11 +378,10 @@ def draw_pairs(best, axes):
 def draw_watched(runs, name, axes):
     """λ or g of each layer over a run: the mean over its heads, and over seeds with their standard deviation."""
     values = np.array([[[np.mean(layer) for layer in row] for row in run[name]] for run in runs])  # seed, step, layer
-    shades = np.linspace(0.75, 0, values.shape[2])
-    for layer, shade in enumerate(shades):
+    for layer in range(values.shape[2]):
         mean, sd = values[:, :, layer].mean(0), values[:, :, layer].std(0, ddof=min(1, len(runs) - 1))
-        axes.plot(runs[0]["steps"], mean, color=str(shade), marker="osD^v<>"[layer % 7], ms=4, label=f"layer {layer}")
-        axes.fill_between(runs[0]["steps"], mean - sd, mean + sd, color=str(shade), alpha=0.2, lw=0)
+        style = {"color": str(0.7 * layer / values.shape[2]), "marker": "osD^v<>"[layer % 7], "ms": 4, "capsize": 2}
+        axes.errorbar(runs[0]["steps"], mean, sd, label=f"layer {layer}", **style)
     axes.set(xlabel="step", ylabel={"lam": "λ"}.get(name, name), title=f"{runs[0]['attention']}, mean ± sd over seeds")
     axes.legend()
 

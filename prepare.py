@@ -4,6 +4,7 @@ python prepare.py stdlib                      the source of Python's standard li
 python prepare.py shakespeare                 tiny Shakespeare, 1.1 MB, downloaded
 python prepare.py book.txt notes/             your own text, files and folders
 python prepare.py stdlib --tokenizer=gpt2     in GPT-2's tokens instead of bytes
+python prepare.py needles --n_needles=6       a made-up task instead: find two of up to six needles in a haystack
 """
 
 import base64
@@ -13,6 +14,7 @@ import hashlib
 import http.client
 import json
 import os
+import random
 import re
 import shlex
 import shutil
@@ -22,6 +24,7 @@ import urllib.request
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tiktoken
@@ -36,18 +39,18 @@ LONGEST_PIECE = 1 << 22  # bytes after which a piece is cut between any two char
 
 
 def prepare(
-    *sources: str,  # stdlib, shakespeare, or text files and folders
+    *sources: str,  # stdlib, shakespeare, or text files and folders; needles has a --help of its own
     tokenizer: str = "bytes",  # bytes, or an encoding of tiktoken: gpt2, cl100k_base, o200k_base ...
     val_fraction: float = 0.1,  # of the text held out: the tail of a single one, whole files where there are many
     name: str | None = None,  # folder under data/; none: after the source, and the tokenizer if it is not bytes
 ):
     """Turn text into tokens: data/<name>/train.bin and val.bin, and meta.json that says what they are."""
     if not sources:
-        raise UsageError("SOURCES is missing: stdlib, shakespeare, or text files and folders")
+        raise UsageError("SOURCES is missing: stdlib, shakespeare, text files and folders, or needles")
     if not 0 < val_fraction < 1:
         raise UsageError(f"val_fraction={val_fraction}: must be more than 0 and less than 1")
-    if name is not None and not re.fullmatch(r"[^./\\][^/\\]*", name):
-        raise UsageError(f"name={name}: must be the name of a folder, which goes under data/")
+    if name is not None:
+        check_name(name)
     if len(sources) > 1 and name is None:
         raise UsageError("several sources need a --name")
     coder = Tokenizer.named(tokenizer)
@@ -77,6 +80,13 @@ def prepare(
     )
     print(f"next: python train.py --dataset={folder.name}")
     return folder
+
+
+def check_name(name):
+    """`name`. Raises UsageError where it is not the name of a folder."""
+    if not re.fullmatch(r"[^./\\][^/\\]*", name):
+        raise UsageError(f"name={name}: must be the name of a folder, which goes under data/")
+    return name
 
 
 @contextlib.contextmanager
@@ -127,7 +137,7 @@ def find_files(sources):
                 print(f"{source}: {len(texts)} files taken, {len(inside) - len(texts)} without text left out")
             files += texts
         elif not path.exists():
-            raise UsageError(f"no file or folder {source}{nearest(source, ['stdlib', 'shakespeare'])}")
+            raise UsageError(f"no file or folder {source}{nearest(source, ['stdlib', 'shakespeare', 'needles'])}")
         elif not is_text(path):
             raise UsageError(f"{source} is not text: it {'holds a NUL byte' if path.stat().st_size else 'is empty'}")
         else:
@@ -347,5 +357,105 @@ class Tokenizer:
         return "".join(self.stream(ids))
 
 
+# ---------------------------------------------------------------------------- needles
+
+
+WORDS = tuple("ash bay brook cloud dew elm fern fog grass hill ice lake leaf mist moss oak rain reed sand sky".split())  # noqa: SIM905
+CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def needles(
+    *,
+    n_needles: int = 6,  # the most that a context hides: it hides 1, 2, ... or so many, each as often
+    n_queries: int = 2,  # how many of them it asks for at its end
+    length: int = 128,  # characters of a context, which are its tokens
+    n_contexts: int = 50000,  # to train on
+    n_val_contexts: int = 2000,  # to validate on, with cities and numbers of their own
+    seed: int = 1,  # of what is drawn
+    name: str = "needles",  # folder under data/
+):
+    """Make the multi-needle task: contexts of filler with needles in it, and queries for some of them at the end.
+
+    A needle is `KQ=47 ` (the number of city KQ is 47), a query `?KQ=47`, of which only the number counts in the loss. A
+    quarter of the cities and of the numbers is in val alone. Of 100 guesses one is right; who copies any of the N
+    numbers in a context is right once in N. After https://arxiv.org/abs/2410.05258, table 2, at our size.
+    """
+    least = 6 * n_needles + 6 * n_queries + 10
+    for option, value, fine, rule in (
+        ("n_needles", n_needles, 1 <= n_needles <= len(NUMBERS[True]), f"from 1 to {len(NUMBERS[True])}"),
+        ("n_queries", n_queries, n_queries >= 1, "at least 1"),
+        ("length", length, length >= least, f"at least {least} for {n_needles} needles and {n_queries} queries"),
+        ("n_contexts", n_contexts, n_contexts >= 2, "at least 2"),
+        ("n_val_contexts", n_val_contexts, n_val_contexts >= 2, "at least 2"),
+        ("seed", seed, 0 <= seed < 2**63, "at least 0 and less than 2^63"),
+    ):
+        if not fine:
+            raise UsageError(f"{option}={value}: must be {rule}")
+    options = {name: value for name, value in locals().items() if name in needles.__kwdefaults__}
+    folder = Path("data") / check_name(name)
+    meta = {"tokenizer": "bytes", "vocab_size": 256, "dtype": "uint8", "source": "needles"}
+    meta["command"] = shlex.join(["python", "prepare.py", "needles", *(f"--{k}={v}" for k, v in options.items())])
+    meta["needles"] = {"n_needles": n_needles, "n_queries": n_queries, "length": length}
+    meta["record"] = {"length": length, "scored": sorted(length - 6 * r - i for r in range(n_queries) for i in (1, 2))}
+    with whole_folder(folder, []) as building:
+        for part, n in (("train", n_contexts), ("val", n_val_contexts)):
+            draw = random.Random(f"{seed} {part}")
+            sizes = (draw.randint(1, n_needles) for _ in range(n))
+            contexts = (hide(draw, size, n_queries, length, held_out=part == "val").text for size in sizes)
+            text = "".join(tqdm(contexts, part, n, unit=" contexts", disable=not sys.stderr.isatty())).encode()
+            (building / f"{part}.bin").write_bytes(text)
+            meta[part] = {"tokens": len(text), "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+        (building / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    print(f"{folder}: {n_contexts:,} contexts to train on, {n_val_contexts:,} to validate, of {length} tokens (bytes)")
+    print(f"next: python train.py config/needles.toml --dataset={name} --block_size={length}")
+    return folder
+
+
+def apart(words):
+    """{True: the quarter of `words` held out, False: the others}; every letter is found at every place of both."""
+    return {held_out: [w for w in words if (sum(w.encode()) % 4 == 0) == held_out] for held_out in (True, False)}
+
+
+CITIES = apart([a + b for a in CAPITALS for b in CAPITALS])
+NUMBERS = apart([f"{n:02}" for n in range(100)])
+
+
+class Context(NamedTuple):
+    """A context of the needles task."""
+
+    text: str
+    starts: list  # where each needle begins in it
+    asked: list  # which needle each query asks for
+
+
+def hide(draw, n_needles, n_queries, length, held_out=False, depth=None):
+    """A Context of `length` characters, drawn by the random.Random `draw`; no city and no number is in it twice.
+
+    depth: where between the filler's beginning (0) and end (1) the needle is that is asked first; none: anywhere, as
+    the others are. Of fewer needles than queries some are asked again.
+    """
+    found = zip(draw.sample(CITIES[held_out], n_needles), draw.sample(NUMBERS[held_out], n_needles), strict=True)
+    found = ["=".join(pair) for pair in found]
+    again = range(n_queries - n_needles)
+    asked = draw.sample(range(n_needles), min(n_queries, n_needles)) + [draw.randrange(n_needles) for _ in again]
+    queries = "".join(f"?{found[i]}" for i in asked)
+    room = length - len(queries) - 6 * n_needles
+    filler = "".join(f"{draw.choice(WORDS)} " for _ in range(room // 3))  # no word is shorter than that
+    filler = filler[len(filler) - room :]
+    gaps = [0, *(i + 1 for i, letter in enumerate(filler) if letter == " ")]
+    places = [draw.choice(gaps) for _ in found]
+    if depth is not None:
+        places[asked[0]] = min(gaps, key=lambda gap: abs(gap - depth * room))
+    text, starts, done = "", [0] * n_needles, 0
+    for i in sorted(range(n_needles), key=places.__getitem__):
+        text += filler[done : places[i]]
+        starts[i], done = len(text), places[i]
+        text += f"{found[i]} "
+    return Context(text + filler[done:] + queries, starts, asked)
+
+
 if __name__ == "__main__":
-    run(prepare)
+    if sys.argv[1:2] == ["needles"]:
+        run(needles, sys.argv[2:])
+    else:
+        run(prepare)

@@ -71,6 +71,7 @@ def train(
     rank, n_ranks = join(device, gradient_accumulation_steps)
     with rank_0_first():
         folder, meta, tokens = load_dataset(dataset, device, model.block_size)
+    record = meta.get("record")
     model = dataclasses.replace(model, vocab_size=max(model.vocab_size, meta["vocab_size"]))
     out = Path(out_dir or f"out/{folder.name}-{model.attention}")
     options |= {"vocab_size": model.vocab_size, "out_dir": out.as_posix()}
@@ -94,7 +95,9 @@ def train(
         entered, first = time.perf_counter(), state["step"]
         began, saved = entered - state["seconds"], first
         net = share_gradients(gpt) if n_ranks > 1 else gpt
-        loss_of, how = make_fast(net, compile, amp, batch(tokens["train"], batch_size, model.block_size, seed, 0))
+        loss_of, how = make_fast(
+            net, compile, amp, batch(tokens["train"], batch_size, model.block_size, seed, 0, record)
+        )
         alone = net.no_sync if n_ranks > 1 else contextlib.nullcontext
         where = f"{n_ranks} x {name_of(device)}" if n_ranks > 1 else name_of(device)
         say(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, {where}, {how}")
@@ -104,7 +107,7 @@ def train(
             last = step >= max_iters and not stop
             if last or (step % eval_interval == 0 and not stop):
                 with amp:
-                    val = evaluate(loss_of, gpt, tokens["val"], batch_size, model.block_size, eval_tokens)
+                    val = evaluate(loss_of, gpt, tokens["val"], batch_size, model.block_size, eval_tokens, record)
                 row |= {"val_loss": val, "val_bits_per_byte": val * bits, **watched(gpt)}
                 say(f"step {step}: val {val:.4f} nats a token, {val * bits:.4f} bits a byte")
                 state["seconds"] = time.perf_counter() - began
@@ -126,7 +129,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))  # for dropout
-            x, y = batch(tokens["train"], n_windows, model.block_size, seed, step)
+            x, y = batch(tokens["train"], n_windows, model.block_size, seed, step, record)
             loss = gradient(loss_of, x[ours].to(device), y[ours].to(device), batch_size, amp, alone).item()
             loss = over_ranks(loss, dist.ReduceOp.SUM) / n_ranks
             norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), grad_clip or math.inf).item()
@@ -392,6 +395,8 @@ def load_dataset(dataset, device, block_size):
         raise UsageError(f"{folder} is damaged ({type(error).__name__}: {error}); prepare it again") from None
     if len(tokens["train"]) <= block_size:
         raise UsageError(f"{folder} has {len(tokens['train'])} tokens to train on: too few for block_size={block_size}")
+    if (length := meta.get("record", {}).get("length", block_size)) != block_size:
+        raise UsageError(f"{folder} is made of records of {length} tokens: block_size={block_size} must be {length}")
     return folder, meta, tokens
 
 
@@ -415,30 +420,47 @@ def gather(tokens, index):
     return torch.from_numpy(tokens[index].astype(np.int64))
 
 
-def batch(tokens, n, block_size, seed, step):
-    """n windows and what follows each of their tokens, x and y BT: drawn from (seed, step) alone."""
-    starts = np.random.default_rng((seed, step)).integers(len(tokens) - block_size, size=(n, 1))
+def batch(tokens, n, block_size, seed, step, record=None):
+    """n windows and what follows each of their tokens, x and y BT: drawn from (seed, step) alone.
+
+    A corpus of records has windows that are records, and y is −1 where a token does not count.
+    """
+    stride = block_size if record else 1
+    draw = np.random.default_rng((seed, step))
+    starts = stride * draw.integers((len(tokens) - block_size - 1) // stride + 1, size=(n, 1))
     windows = gather(tokens, starts + np.arange(block_size + 1))
-    return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+    return windows[:, :-1].contiguous(), scored(windows[:, 1:], record)
+
+
+def scored(y, record):
+    """y BT, with −1 for every token of a record that is not among its `scored` positions."""
+    if record is None:
+        return y.contiguous()
+    left_out = torch.ones(record["length"], dtype=torch.bool, device=y.device)
+    left_out[[position - 1 for position in record["scored"]]] = False  # y begins with a record's second token
+    return y.masked_fill(left_out, -1)
 
 
 @torch.no_grad()
-def evaluate(loss_of, gpt, tokens, batch_size, block_size, eval_tokens=None):
+def evaluate(loss_of, gpt, tokens, batch_size, block_size, eval_tokens=None, record=None):
     """Mean loss, nats a token, over `tokens` in order: every one but the first is predicted once, in its window."""
     size, end = batch_size * block_size, min(len(tokens) - 1, eval_tokens or len(tokens))
     rank, n_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = next(gpt.parameters()).device
     gpt.eval()
-    total = 0.0
+    total, count = 0.0, 0
     for start in range(rank * size, end, n_ranks * size):  # N processes take turns
         stop = min(start + size, end)
         part = gather(tokens, np.arange(start, stop + 1)).to(device)
         x, y = part[:-1], part[1:]
         if (missing := size - len(x)) > 0:  # the last batch has the shape of the others, so nothing is compiled anew
             x, y = (torch.nn.functional.pad(z, (0, missing), value=fill) for z, fill in ((x, 0), (y, -1)))
-        total += loss_of(x.view(batch_size, -1), y.view(batch_size, -1)).item() * (stop - start)
+        x, y = x.view(batch_size, -1), scored(y.view(batch_size, -1), record)
+        n = (y >= 0).sum().item()
+        total += loss_of(x, y).item() * n if n else 0.0
+        count += n
     gpt.train()
-    return over_ranks(total, dist.ReduceOp.SUM) / end
+    return over_ranks(total, dist.ReduceOp.SUM) / over_ranks(count, dist.ReduceOp.SUM)
 
 
 # ---------------------------------------------------------------------------- optimisation

@@ -1,0 +1,259 @@
+"""compare.py: one budget, several mechanisms, several seeds."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+import compare as compare_py
+from compare import compare, spread, student, summarize, written
+from configurable import UsageError, parse, usage
+from model import ATTENTION, GPTConfig
+from train import load, read_metrics, train
+
+SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
+SHORT = {"batch_size": 2, "max_iters": 20, "warmup_iters": 2, "eval_interval": 10, "eval_tokens": 500}
+TWO = {"attentions": ("vanilla", "differential"), "seeds": (1, 2), "jobs": 2, "checkpoint_interval": 5}
+
+
+@pytest.fixture(scope="module")
+def compared(corpus, tmp_path_factory):
+    """(folder, table) of two mechanisms, two seeds and 20 steps."""
+    folder = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        found = compare(**TWO, **SHAPE, **SHORT, dataset=str(corpus))
+    return folder / f"out/compare-{corpus.name}", found
+
+
+@pytest.fixture
+def again(compared, corpus):
+    """Compare in a copy of that folder."""
+    shutil.copytree(compared[0], "out/copy")
+    return lambda **options: compare(**TWO | SHAPE | SHORT | {"dataset": str(corpus), "out_dir": "out/copy"} | options)
+
+
+def mistake(**options):
+    with pytest.raises(UsageError) as error:
+        compare(**options)
+    return str(error.value)
+
+
+def same_run(folder, other):
+    """Whether two runs have the same steps and losses."""
+    a, b = (
+        [(row["step"], row.get("val_loss")) for row in read_metrics(Path(p, "metrics.jsonl"))] for p in (folder, other)
+    )
+    return len(a) > 2 and a == b
+
+
+def test_its_runs_are_those_of_train(compared, corpus):
+    train(GPTConfig(**SHAPE, attention="differential"), dataset=str(corpus), seed=2, out_dir="out/alone", **SHORT)
+    assert same_run(compared[0] / "differential-0.001-2", "out/alone")
+
+
+def test_the_table_says_what_the_runs_found(compared):
+    folder, (vanilla, differential) = compared
+    losses = {
+        (attention, seed): load(folder / f"{attention}-0.001-{seed}")["best"]["val_loss"]
+        for attention in TWO["attentions"]
+        for seed in (1, 2)
+    }
+    for row in (vanilla, differential):
+        mine = [losses[row["attention"], seed] for seed in (1, 2)]
+        assert row["val_loss"]["mean"] == pytest.approx(statistics.mean(mine))
+        assert row["val_loss"]["sd"] == pytest.approx(statistics.stdev(mine))
+    pairs = [losses["differential", seed] - losses["vanilla", seed] for seed in (1, 2)]
+    assert differential["difference"]["mean"] == pytest.approx(statistics.mean(pairs))
+    assert differential["difference"]["half"] == pytest.approx(
+        12.706 * statistics.stdev(pairs) / math.sqrt(2), rel=1e-3
+    )
+    assert "difference" not in vanilla and vanilla["seconds"] == 1 and differential["seconds"] > 0
+    assert differential["parameters"] == vanilla["parameters"] + 4 * 8 + 16  # λ's four vectors, the norm's gain
+    assert differential["flops_per_token"] > vanilla["flops_per_token"]
+
+
+def test_results_are_kept_with_where_they_come_from(compared, corpus):
+    report = json.loads((compared[0] / "results.json").read_text())
+    assert report["device"].startswith("cpu") and report["failed"] == {} and report["equal"] == "tokens"
+    assert report["table"] == json.loads(json.dumps(compared[1])) and {"command", "commit"} <= report.keys()
+    runs = report["runs"]
+    assert [(r["seed"], r["attention"]) for r in runs] == [(s, a) for s in (1, 2) for a in TWO["attentions"]]
+    for run in runs:
+        assert run["steps"] == [0, 10, 20] and run["val_loss"] == min(run["val_losses"]) and run["max_iters"] == 20
+        assert run["versions"]["torch"] == str(torch.__version__)
+        assert run["data"] == json.loads((corpus / "meta.json").read_text())
+        assert ("lam" in run) == (run["attention"] == "differential")
+    assert {p.name for p in compared[0].glob("*.png")} == {"loss.png", "lam.png"}
+    assert all(p.stat().st_size > 10_000 for p in compared[0].glob("*.png"))
+
+
+def test_done_runs_are_not_run_again(again, compared, monkeypatch):
+    monkeypatch.setattr(compare_py, "begin", None)
+    assert again() == compared[1]
+    assert len(again(seeds=(2,), attentions=("differential",))) == 1
+
+
+def test_runs_with_other_options_are_not_taken_for_these(again):
+    with pytest.raises(UsageError) as error:
+        again(max_iters=30)
+    assert "vanilla-0.001-1 holds a run with other options (max_iters 20 -> 30): choose" in str(error.value)
+
+
+def test_runs_on_other_data_are_not_taken_for_these(again, corpus, monkeypatch):
+    monkeypatch.setattr(compare_py, "load_dataset", lambda *args: (corpus, {"source": "another"}, None))
+    with pytest.raises(UsageError, match="is not what the runs in out/copy were trained on"):
+        again()
+
+
+def test_runs_cut_off_go_on_where_they_were(corpus, monkeypatch, capsys):
+    options = {**SHORT, "max_iters": 300, "checkpoint_interval": 300, "dataset": str(corpus)}
+    both = {**TWO, **SHAPE, **options, "seeds": (2,), "out_dir": "out/cut"}
+    cut = [Path("out/cut", f"{attention}-0.001-2") for attention in TWO["attentions"]]
+    told = []
+
+    def terminate_us_midway(seconds):
+        if min(map(compare_py.steps_done, cut)) >= 5 and not told:
+            told.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(compare_py.time, "sleep", terminate_us_midway)
+        compare(**both)
+    assert stopped.value.code == 143
+    assert "stopped, 2 runs left: the same command goes on" in capsys.readouterr().out
+    assert all(5 <= load(folder / "ckpt.pt")["step"] < 300 for folder in cut)
+    compare(**both)
+    assert [load(folder / "ckpt.pt")["step"] for folder in cut] == [300, 300]
+    train(GPTConfig(**SHAPE), **options, seed=2, out_dir="out/alone")
+    assert same_run(cut[0], "out/alone")
+
+
+def test_a_run_that_fails_does_not_take_the_others_down(corpus, capsys):
+    options = {**SHAPE, **SHORT, "dataset": str(corpus), "seeds": (1,), "out_dir": "out/fails"}
+    with pytest.raises(SystemExit) as ended:
+        compare(attentions=("vanilla",), learning_rates=(1e30, 1e-3), **options)
+    assert ended.value.code == 1
+    report = json.loads(Path("out/fails/results.json").read_text())
+    assert [run["learning_rate"] for run in report["runs"]] == [1e-3]
+    (why,) = report["failed"].values()
+    assert why.startswith("train.py: step ") and "stopped before the update" in why
+    assert "vanilla-1e+30-1 failed: train.py: step " in capsys.readouterr().out
+
+
+def row(attention, seed, val_loss, rate=1e-3, **more):
+    same = {"max_iters": 20, "seconds": 2.0, "parameters": 10, "flops_per_token": 100}
+    return same | {"attention": attention, "learning_rate": rate, "seed": seed, "val_loss": val_loss} | more
+
+
+def test_differences_are_of_pairs():
+    rows = [
+        row("vanilla", 1, 2.0),
+        row("vanilla", 2, 3.0),
+        row("softmax1", 1, 2.1),
+        row("softmax1", 2, 3.3, seconds=4.0),
+    ]
+    vanilla, softmax1 = summarize([*rows, row("softmax1", 3, 9.0)], ("vanilla", "softmax1"))
+    assert vanilla["val_loss"]["mean"] == 2.5 and vanilla["val_loss"]["sd"] == pytest.approx(0.5**0.5)
+    assert softmax1["val_loss"]["n"] == 3 and softmax1["difference"]["n"] == 2  # seed 3 has no other half
+    assert softmax1["difference"]["mean"] == pytest.approx(0.2)
+    assert softmax1["difference"]["half"] == pytest.approx(12.7062 * 0.1, rel=1e-4)  # t of one degree of freedom
+    assert softmax1["pairs"] == {1: pytest.approx(0.1), 2: pytest.approx(0.3)} and softmax1["seconds"] == 1.5
+    assert written(softmax1)["paired difference"] == "+0.2000 ± 1.2706 (n = 2)"
+
+
+def test_a_mechanism_is_compared_at_the_same_learning_rate():
+    rows = [
+        row("vanilla", 1, 2.0),
+        row("vanilla", 1, 1.0, 1e-2),
+        row("softmax1", 1, 2.5),
+        row("softmax1", 1, 1.7, 1e-2),
+    ]
+    found = {(r["attention"], r["learning_rate"]): r for r in summarize(rows, ("vanilla", "softmax1"))}
+    assert found["softmax1", 1e-3]["difference"]["mean"] == 0.5
+    assert found["softmax1", 1e-2]["difference"]["mean"] == pytest.approx(0.7)
+
+
+def test_one_seed_has_no_interval():
+    assert spread([2.0]) == {"n": 1, "mean": 2.0}
+    _, softmax1 = summarize([row("vanilla", 1, 2.0), row("softmax1", 1, 2.5)], ("vanilla", "softmax1"))
+    assert written(softmax1)["paired difference"] == "+0.5000 (one seed: no interval)"
+    assert written(softmax1)["val loss"] == "2.5000 (one seed)"
+
+
+@pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (1000, 1.9623)])
+def test_students_t_is_that_of_the_tables(freedom, t):
+    assert student(freedom) == pytest.approx(t, abs=1e-4)
+
+
+def test_equal_time_gives_a_slower_mechanism_fewer_steps(monkeypatch):
+    def training_steps(plan, shape, T, tokens):
+        assert (plan.attentions, T, tokens) == (TWO["attentions"], 16, 32)
+        return [
+            {"attention": "vanilla", "milliseconds": [9, 10, 11]},
+            {"attention": "differential", "milliseconds": [1, 16, 20]},
+        ]
+
+    settings = compare_py.whole({**SHAPE, **SHORT, "batch_size": 2, "attention": "vanilla"})
+    ask = lambda equal: compare_py.steps_of(TWO["attentions"], equal, settings, torch.device("cpu"), Path())  # noqa: E731
+    monkeypatch.setattr(compare_py, "training_steps", training_steps)
+    assert ask("tokens") == {"vanilla": 20, "differential": 20} and not Path("steps.json").exists()
+    assert ask("time") == {"vanilla": 20, "differential": 12}  # 20 · 10 / 16
+    monkeypatch.setattr(compare_py, "training_steps", None)  # measured once: gone on with, runs keep their steps
+    assert ask("time") == {"vanilla": 20, "differential": 12}
+
+
+def test_every_figure_is_drawn():
+    rows = [
+        row(a, seed, 1.0 + rate, rate, steps=[0, 10, 20], val_losses=[5.0, 3.0, 1.0 + rate], **more)
+        for a, more in (
+            ("vanilla", {}),
+            ("differential", {"lam": [[[0.2], [0.4]]] * 3}),
+            ("temperature", {"g": [[[9.0, 8.0]] * 2] * 3}),
+        )
+        for seed in (1, 2)
+        for rate in (1e-3, 1e-2)
+    ]
+    compare_py.draw(Path(), "a title", rows, summarize(rows, ("vanilla", "differential", "temperature")))
+    assert {p.name for p in Path().glob("*.png")} == {"loss.png", "lam.png", "g.png", "rates.png"}
+    assert all(p.stat().st_size > 10_000 for p in Path().glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention": "vanilla"}, "attention: is chosen for every run; give attentions"),
+        ({"seed": 3}, "seed: is chosen for every run; give seeds"),
+        ({"init_from": "resume"}, "init_from: is chosen for every run; leave it away"),
+        ({"overwrite": True}, "overwrite: is chosen for every run; leave it away"),
+        (
+            {"attentions": ("vanila",)},
+            f"attentions=vanila: must be of {', '.join(ATTENTION)} (did you mean vanilla?)",
+        ),
+        ({"seeds": (1, 2, 1)}, "seeds=1,2,1: one is named twice"),
+        ({"learning_rates": (0.1, 0.1)}, "learning_rates=0.1,0.1: one is named twice"),
+        ({"jobs": 0}, "jobs=0: must be at least 1"),
+        ({"n_head": 3, "n_embd": 12}, "n_head=3: a differential head is two maps, so n_head must be even"),
+        ({"dataset": "nowhere"}, "no dataset data/nowhere: there is none yet; python prepare.py makes one"),
+    ],
+)
+def test_mistakes_are_explained(options, message):
+    assert mistake(**options) == message
+
+
+def test_it_takes_the_options_of_train_and_its_own():
+    Path("small.toml").write_text("n_layer = 1\nseeds = [3, 4]\n")
+    assert parse(compare, ["small.toml", "--max_iters=7", "--learning_rates=1e-3,2e-3"]) == (
+        [],
+        {"n_layer": 1, "seeds": (3, 4), "max_iters": 7, "learning_rates": (1e-3, 2e-3)},
+    )
+    with pytest.raises(UsageError, match=r"there is no option learning_rat \(did you mean learning_rate"):
+        parse(compare, ["--learning_rat=1"])
+    told = usage(compare, "compare.py")
+    assert told.index("--seeds=1,2,3,4") < told.index("--n_layer=4") and told.count("--out_dir=") == 1
+    assert "folder of the runs, results.json" in told
