@@ -34,13 +34,14 @@ def nearest(name, names):
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def run(function, argv=None, preset=None):
+def run(function, argv=None, preset=None, program=None):
     """Call `function` as the command line `argv` says; return what it returns. A UsageError is one line and exit 2.
 
-    preset(values) is the TOML file to begin with where argv names none; `values` are the options it gives.
+    program is what it is called, if not after its file. preset(values) is the TOML file to begin with where argv names
+    none; `values` are the options it gives.
     """
     argv = sys.argv[1:] if argv is None else argv
-    program = Path(inspect.getsourcefile(function)).name
+    program = program or Path(inspect.getsourcefile(function)).name
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # an old terminal's encoding stops no run

@@ -376,11 +376,11 @@ def needles(
 ):
     """Make the multi-needle task: contexts of filler with needles in it, and queries for some of them at the end.
 
-    A needle is `KQ=47 ` (the number of city KQ is 47), a query `?KQ=47`, of which only the number counts in the loss. A
-    quarter of the cities and of the numbers is in val alone. Of 100 guesses one is right; who copies any of the N
-    numbers in a context is right once in N. After https://arxiv.org/abs/2410.05258, table 2, at our size.
+    A needle is `KQ=472 ` (the number of city KQ is 472), a query `?KQ=472`, of which only the number counts in the
+    loss. A quarter of the cities and a twentieth of the numbers are in val alone. Of 1000 guesses one is right; who
+    copies any of the N numbers in a context is right once in N. After https://arxiv.org/abs/2410.05258, table 2.
     """
-    least = 6 * n_needles + 6 * n_queries + 10
+    least = NEEDLE * n_needles + QUERY * n_queries + 10
     for option, value, fine, rule in (
         ("n_needles", n_needles, 1 <= n_needles <= len(NUMBERS[True]), f"from 1 to {len(NUMBERS[True])}"),
         ("n_queries", n_queries, n_queries >= 1, "at least 1"),
@@ -396,7 +396,10 @@ def needles(
     meta = {"tokenizer": "bytes", "vocab_size": 256, "dtype": "uint8", "source": "needles"}
     meta["command"] = shlex.join(["python", "prepare.py", "needles", *(f"--{k}={v}" for k, v in options.items())])
     meta["needles"] = {"n_needles": n_needles, "n_queries": n_queries, "length": length}
-    meta["record"] = {"length": length, "scored": sorted(length - 6 * r - i for r in range(n_queries) for i in (1, 2))}
+    meta["record"] = {
+        "length": length,
+        "scored": sorted(length - QUERY * r - i for r in range(n_queries) for i in (1, 2, 3)),
+    }
     with whole_folder(folder, []) as building:
         for part, n in (("train", n_contexts), ("val", n_val_contexts)):
             draw = random.Random(f"{seed} {part}")
@@ -411,13 +414,15 @@ def needles(
     return folder
 
 
-def apart(words):
-    """{True: the quarter of `words` held out, False: the others}; every letter is found at every place of both."""
-    return {held_out: [w for w in words if (sum(w.encode()) % 4 == 0) == held_out] for held_out in (True, False)}
+def apart(words, share):
+    """{True: a `share` of `words`, held out for val, False: the others}. A hash chooses: there is no rule to learn."""
+    words = sorted(words, key=lambda word: hashlib.sha256(word.encode()).digest())
+    return {True: words[: int(share * len(words))], False: words[int(share * len(words)) :]}
 
 
-CITIES = apart([a + b for a in CAPITALS for b in CAPITALS])
-NUMBERS = apart([f"{n:02}" for n in range(100)])
+CITIES = apart([a + b for a in CAPITALS for b in CAPITALS], 0.25)
+NUMBERS = apart([f"{n:03}" for n in range(1000)], 0.05)
+NEEDLE, QUERY = len("KQ=472 "), len("?KQ=472")
 
 
 class Context(NamedTuple):
@@ -439,7 +444,7 @@ def hide(draw, n_needles, n_queries, length, held_out=False, depth=None):
     again = range(n_queries - n_needles)
     asked = draw.sample(range(n_needles), min(n_queries, n_needles)) + [draw.randrange(n_needles) for _ in again]
     queries = "".join(f"?{found[i]}" for i in asked)
-    room = length - len(queries) - 6 * n_needles
+    room = length - len(queries) - NEEDLE * n_needles
     filler = "".join(f"{draw.choice(WORDS)} " for _ in range(room // 3))  # no word is shorter than that
     filler = filler[len(filler) - room :]
     gaps = [0, *(i + 1 for i, letter in enumerate(filler) if letter == " ")]
@@ -456,6 +461,6 @@ def hide(draw, n_needles, n_queries, length, held_out=False, depth=None):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["needles"]:
-        run(needles, sys.argv[2:])
+        run(needles, sys.argv[2:], program="prepare.py needles")
     else:
         run(prepare)

@@ -3,6 +3,10 @@
 import hashlib
 import json
 import os
+import random
+import re
+import shlex
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -17,7 +21,7 @@ from hypothesis import strategies as st
 import prepare as prepare_py
 from configurable import UsageError, parse
 from conftest import tiny_encoding
-from prepare import Tokenizer, narrow, pieces, prepare, split, stdlib_files
+from prepare import CITIES, NUMBERS, Tokenizer, hide, narrow, needles, pieces, prepare, split, stdlib_files
 
 TEXT = "Héllo wörld, λ!\n" * 50
 
@@ -152,7 +156,7 @@ def test_several_sources_need_a_name():
     for i in "ab":
         Path(f"{i}.txt").write_text(i * 100)
     assert mistake("a.txt", "b.txt") == "several sources need a --name"
-    assert mistake().startswith("SOURCES is missing: stdlib, shakespeare, or text files")
+    assert mistake().startswith("SOURCES is missing: stdlib, shakespeare, text files")
     assert read(prepare("a.txt", "b.txt", name="ab"))[0]["train"]["tokens"] == 180
 
 
@@ -352,3 +356,109 @@ def test_the_dataset_of_an_encoding_carries_it(tiny):
 
 def test_the_command_line_takes_sources_and_options():
     assert parse(prepare, ["a.txt", "b/", "--tokenizer=gpt2"]) == (["a.txt", "b/"], {"tokenizer": "gpt2"})
+
+
+# ---------------------------------------------------------------------------- needles
+
+
+def found_in(text, n_queries):
+    """({city: number} of the needles, [(city, number)] of the queries) of a context, read by a pattern."""
+    queries = text[-7 * n_queries :]
+    asked = re.findall(r"\?([A-Z]{2})=(\d{3})", queries)
+    assert "".join(f"?{city}={number}" for city, number in asked) == queries
+    return dict(re.findall(r"([A-Z]{2})=(\d{3}) ", text[: -7 * n_queries])), asked
+
+
+@pytest.mark.parametrize(("n", "r", "length"), [(1, 1, 40), (1, 3, 60), (6, 2, 128), (6, 2, 66), (25, 25, 500)])
+def test_a_context_hides_what_its_queries_ask(n, r, length):
+    for seed in range(30):
+        context = hide(random.Random(seed), n, r, length, held_out=seed % 2 == 0)
+        assert len(context.text) == length
+        needles, asked = found_in(context.text, r)
+        assert len(needles) == len({*needles.values()}) == n and len(asked) == r
+        assert len({*asked}) == min(n, r)  # none twice while there are others
+        for city, number in asked:
+            assert needles[city] == number
+        for query, i in zip(asked, context.asked, strict=True):
+            assert context.text[context.starts[i] :].startswith("=".join(query) + " ")
+        held_out = seed % 2 == 0
+        assert {*needles} <= {*CITIES[held_out]} and {*needles.values()} <= {*NUMBERS[held_out]}
+
+
+def test_val_has_cities_and_numbers_of_its_own():
+    assert not {*CITIES[True]} & {*CITIES[False]} and len(CITIES[True]) + len(CITIES[False]) == 26**2
+    assert not {*NUMBERS[True]} & {*NUMBERS[False]} and len(NUMBERS[True]) == 50 and len(NUMBERS[False]) == 950
+    for place in range(3):  # but no digit and hardly a letter that training has not seen there
+        assert {number[place] for number in NUMBERS[False]} == {*"0123456789"}
+    for place in range(2):
+        assert {city[place] for city in CITIES[True]} <= {city[place] for city in CITIES[False]}
+
+
+@pytest.mark.parametrize("depth", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_the_needle_asked_first_lies_at_its_depth(depth):
+    for seed in range(20):
+        context = hide(random.Random(seed), 4, 2, 300, depth=depth)
+        start = context.starts[context.asked[0]]
+        before = sum(7 for s in context.starts if s < start)  # other needles are no filler
+        assert (start - before) / (300 - 14 - 28) == pytest.approx(depth, abs=0.03)
+
+
+def test_needles_lie_anywhere():
+    starts = [s for seed in range(300) for s in hide(random.Random(seed), 2, 1, 200).starts]
+    shares = np.histogram(starts, bins=4, range=(0, 200 - 7))[0] / len(starts)
+    assert (shares > 0.15).all()
+
+
+def test_needles_are_a_dataset_of_records():
+    folder = needles(n_needles=3, n_queries=2, length=64, n_contexts=30, n_val_contexts=9)
+    meta, tokens = read(folder)
+    assert folder == Path("data/needles") and meta["vocab_size"] == 256 and meta["tokenizer"] == "bytes"
+    assert meta["needles"] == {"n_needles": 3, "n_queries": 2, "length": 64} and meta["record"]["length"] == 64
+    counts = []
+    for part, n in (("train", 30), ("val", 9)):
+        assert meta[part]["tokens"] == len(tokens[part]) == 64 * n
+        assert meta[part]["sha256"] == hashlib.sha256(tokens[part].tobytes()).hexdigest()
+        for record in tokens[part].reshape(n, 64):
+            text = bytes(record).decode()
+            hidden, asked = found_in(text, 2)
+            counts.append(len(hidden))
+            assert {*hidden} <= {*CITIES[part == "val"]}
+            answers = "".join(text[i] for i in meta["record"]["scored"])
+            assert answers == "".join(number for _, number in asked)
+    assert {*counts} == {1, 2, 3}
+
+
+def test_needles_are_a_function_of_options_and_seed():
+    first = read(needles(n_contexts=9, n_val_contexts=9, name="a"))[0]
+    assert read(needles(n_contexts=9, n_val_contexts=9, name="b"))[0]["train"] == first["train"]
+    other = read(needles(n_contexts=9, n_val_contexts=9, seed=2, name="c"))[0]
+    assert other["train"] != first["train"] and other["val"] != first["val"]
+    args, options = parse(needles, shlex.split(first["command"])[3:])
+    assert args == [] and options["n_contexts"] == 9 and options["name"] == "a" and len(options) == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_needles": 0}, "n_needles=0: must be from 1 to 50"),
+        ({"n_needles": 51, "length": 1000}, "n_needles=51: must be from 1 to 50"),
+        ({"n_queries": 0}, "n_queries=0: must be at least 1"),
+        ({"length": 65}, "length=65: must be at least 66 for 6 needles and 2 queries"),
+        ({"n_contexts": 1}, "n_contexts=1: must be at least 2"),
+        ({"n_val_contexts": 0}, "n_val_contexts=0: must be at least 2"),
+        ({"seed": -1}, "seed=-1: must be at least 0 and less than 2^63"),
+        ({"name": "a/b"}, "name=a/b: must be the name of a folder, which goes under data/"),
+    ],
+)
+def test_needles_that_cannot_be_are_refused(options, message):
+    with pytest.raises(UsageError) as error:
+        needles(**options)
+    assert str(error.value) == message and not Path("data").exists()
+
+
+def test_needles_is_a_word_of_the_command_line():
+    program = [sys.executable, prepare_py.__file__, "needles"]
+    subprocess.run([*program, "--n_contexts=9", "--n_val_contexts=9"], check=True, capture_output=True)
+    assert Path("data/needles/meta.json").exists()
+    told = subprocess.run([*program, "--help"], check=True, capture_output=True, text=True).stdout
+    assert "--n_needles=6" in told and told.startswith("python prepare.py needles [FILE")

@@ -25,7 +25,7 @@ from torch import nn
 import train as train_py
 from configurable import UsageError, parse
 from model import ATTENTION, GPT, GPTConfig
-from prepare import Tokenizer
+from prepare import Tokenizer, needles
 from train import batch, evaluate, load, load_model, make_optimizer, save, schedule, stop_signals, train, write_whole
 
 every = pytest.mark.parametrize("name", ATTENTION)
@@ -219,6 +219,47 @@ def test_evaluation_can_be_capped_and_draws_nothing():
     part, whole = evaluate(gpt, gpt, tokens, 4, 8, 50), evaluate(gpt, gpt, tokens, 4, 8)
     assert part == evaluate(gpt, gpt, tokens[:51], 4, 8) != whole
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def records():
+    """(the folder of a dataset of records, what its meta.json says of them)."""
+    folder = needles(n_needles=2, n_queries=2, length=48, n_contexts=40, n_val_contexts=11)
+    return folder, json.loads((folder / "meta.json").read_text())["record"]
+
+
+def test_of_a_record_only_its_answers_count(records):
+    folder, record = records
+    tokens = torch.from_numpy(np.fromfile(folder / "train.bin", np.uint8).astype(np.int32))
+    whole = {bytes(r.to(torch.uint8).tolist()) for r in tokens.view(-1, 48)}
+    for step in range(20):
+        x, y = batch(tokens, 3, 48, 1, step, record)
+        for a, b in zip(x, y, strict=True):
+            text = bytes(a.tolist())
+            assert text in whole  # a window is a record
+            counted = [i for i, target in enumerate(b.tolist()) if target >= 0]
+            assert bytes(b[counted].tolist()) == text[-10:-7] + text[-3:]  # of ...?AB=123?CD=456
+            assert counted == [i - 1 for i in record["scored"]]
+
+
+def test_the_loss_of_records_is_the_mean_over_all_answers(records):
+    folder, record = records
+    tokens = torch.from_numpy(np.fromfile(folder / "val.bin", np.uint8).astype(np.int32))
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(block_size=48, n_layer=1, n_head=2, n_embd=8)).eval()
+    with torch.no_grad():
+        p = gpt(tokens.view(-1, 48).long()).log_softmax(-1)
+    answers = [-p[r, i - 1, tokens[48 * r + i]].item() for r in range(11) for i in record["scored"]]
+    for batch_size in (1, 4, 11, 16):
+        assert evaluate(gpt, gpt, tokens, batch_size, 48, record=record) == pytest.approx(np.mean(answers), rel=1e-5)
+
+
+def test_records_are_trained_on(records, go):
+    rows = go(dataset="needles", block_size=48, max_iters=4)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert mistake(go, dataset="needles", block_size=32) == (
+        "data/needles is made of records of 48 tokens: block_size=32 must be 48"
+    )
 
 
 def test_bits_a_byte_compare_across_tokenizers(go, corpus):
