@@ -95,9 +95,8 @@ def train(
         entered, first = time.perf_counter(), state["step"]
         began, saved = entered - state["seconds"], first
         net = share_gradients(gpt) if n_ranks > 1 else gpt
-        loss_of, how = make_fast(
-            net, compile, amp, batch(tokens["train"], batch_size, model.block_size, seed, 0, record)
-        )
+        example = batch(tokens["train"], batch_size, model.block_size, seed, 0, record)
+        loss_of, how = make_fast(net, compile, amp, example)
         alone = net.no_sync if n_ranks > 1 else contextlib.nullcontext
         where = f"{n_ranks} x {name_of(device)}" if n_ranks > 1 else name_of(device)
         say(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {folder.name}, {where}, {how}")

@@ -26,7 +26,19 @@ import train as train_py
 from configurable import UsageError, parse
 from model import ATTENTION, GPT, GPTConfig
 from prepare import Tokenizer, needles
-from train import batch, evaluate, load, load_model, make_optimizer, save, schedule, stop_signals, train, write_whole
+from train import (
+    batch,
+    evaluate,
+    load,
+    load_model,
+    make_optimizer,
+    read_metrics,
+    save,
+    schedule,
+    stop_signals,
+    train,
+    write_whole,
+)
 
 every = pytest.mark.parametrize("name", ATTENTION)
 ROOT = Path(train_py.__file__).parent
@@ -123,10 +135,10 @@ def test_stop_and_resume_is_never_stopped_bit_for_bit(go, name, signal_at):
 def test_a_run_that_was_killed_repeats_what_it_had_not_saved(go, monkeypatch):
     whole, original = go("whole", dropout=0.2), train_py.batch
 
-    def killed(tokens, n, block_size, seed, step):
+    def killed(tokens, n, block_size, seed, step, record):
         if step == 5:
             raise MemoryError("as good as a power cut: the checkpoint is of step 4, metrics.jsonl ends at 4")
-        return original(tokens, n, block_size, seed, step)
+        return original(tokens, n, block_size, seed, step, record)
 
     monkeypatch.setattr(train_py, "batch", killed)
     mistake(go, "parts", dropout=0.2)
@@ -254,12 +266,13 @@ def test_the_loss_of_records_is_the_mean_over_all_answers(records):
         assert evaluate(gpt, gpt, tokens, batch_size, 48, record=record) == pytest.approx(np.mean(answers), rel=1e-5)
 
 
-def test_records_are_trained_on(records, go):
-    rows = go(dataset="needles", block_size=48, max_iters=4)
-    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
-    assert mistake(go, dataset="needles", block_size=32) == (
-        "data/needles is made of records of 48 tokens: block_size=32 must be 48"
-    )
+def test_records_are_trained_on(records):
+    options = {"dataset": "needles", "max_iters": 4, "eval_interval": 2, "out_dir": "out/run"}
+    train(small(block_size=48), **options)
+    assert [row["step"] for row in read_metrics("out/run/metrics.jsonl")] == [0, 1, 2, 3, 4]
+    with pytest.raises(UsageError) as error:
+        train(small(block_size=32), **options)
+    assert str(error.value) == "data/needles is made of records of 48 tokens: block_size=32 must be 48"
 
 
 def test_bits_a_byte_compare_across_tokenizers(go, corpus):
