@@ -380,7 +380,7 @@ def needles(
     loss. A quarter of the cities and a twentieth of the numbers are in val alone. Of 1000 guesses one is right; who
     copies any of the N numbers in a context is right once in N. After https://arxiv.org/abs/2410.05258, table 2.
     """
-    least = NEEDLE * n_needles + QUERY * n_queries + 10
+    least = shortest(n_needles, n_queries)
     for option, value, fine, rule in (
         ("n_needles", n_needles, 1 <= n_needles <= len(NUMBERS[True]), f"from 1 to {len(NUMBERS[True])}"),
         ("n_queries", n_queries, n_queries >= 1, "at least 1"),
@@ -423,6 +423,11 @@ def apart(words, share):
 CITIES = apart([a + b for a in CAPITALS for b in CAPITALS], 0.25)
 NUMBERS = apart([f"{n:03}" for n in range(1000)], 0.05)
 NEEDLE, QUERY = len("KQ=472 "), len("?KQ=472")
+
+
+def shortest(n_needles, n_queries):
+    """Characters of the shortest context with so many needles and queries: two words of filler are left."""
+    return NEEDLE * n_needles + QUERY * n_queries + 10
 
 
 class Context(NamedTuple):

@@ -71,7 +71,8 @@ def train(
     rank, n_ranks = join(device, gradient_accumulation_steps)
     with rank_0_first():
         folder, meta, tokens = load_dataset(dataset, device, model.block_size)
-    record = meta.get("record")
+    if (record := meta.get("record")) and record["length"] != (T := model.block_size):
+        raise UsageError(f"{folder} is made of records of {(L := record['length'])} tokens: block_size={T} must be {L}")
     model = dataclasses.replace(model, vocab_size=max(model.vocab_size, meta["vocab_size"]))
     out = Path(out_dir or f"out/{folder.name}-{model.attention}")
     options |= {"vocab_size": model.vocab_size, "out_dir": out.as_posix()}
@@ -394,8 +395,6 @@ def load_dataset(dataset, device, block_size):
         raise UsageError(f"{folder} is damaged ({type(error).__name__}: {error}); prepare it again") from None
     if len(tokens["train"]) <= block_size:
         raise UsageError(f"{folder} has {len(tokens['train'])} tokens to train on: too few for block_size={block_size}")
-    if (length := meta.get("record", {}).get("length", block_size)) != block_size:
-        raise UsageError(f"{folder} is made of records of {length} tokens: block_size={block_size} must be {length}")
     return folder, meta, tokens
 
 
