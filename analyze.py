@@ -42,6 +42,7 @@ from train import (
     write_whole,
 )
 
+HOVER = Path(__file__).parent / "docs/hover.html"
 READABLE = 48  # tokens beside a heatmap
 BIG = 1 << 24  # weights of maps to hold at once
 
@@ -95,7 +96,7 @@ def analyze(
     if any("needles" in entry for entry in report["checkpoints"]):
         draw_needles(out / "needles.png", report["checkpoints"])
     if html:
-        whole = page(ids.tolist(), models, names, tokenizer)
+        whole = page([tokenizer.decode([i]) for i in ids.tolist()], list(all_maps(ids, names, models)))
         write_whole(out / "page.html", lambda file: file.write(whole.encode()))
     write_whole(out / "analysis.json", lambda file: file.write(json.dumps(report, indent=1).encode()))
     print(f"\n{out}: analysis.json, {'page.html ' * html}and figures")
@@ -904,24 +905,29 @@ def draw_learned(out, entry):
 
 
 @torch.no_grad()
-def page(ids, models, names, tokenizer):
-    """The text of docs/hover.html with the maps of all models on the tokens ids: hover over one, see what it looks at.
-
-    Of each map its lower triangle is in it, row by row, in ten-thousandths. The page needs no other file.
-    """
-    rows, columns = np.tril_indices(len(ids))
-    shown = []
+def all_maps(ids, names, models):
+    """What `page` shows of each model: its maps on the tokens ids."""
     for name, (gpt, saved) in zip(names, models, strict=True):
-        inputs, _ = activations(gpt, torch.tensor([ids], device=gpt.device))
-        maps = [block.attention.map(x)[0].float().cpu().numpy() for block, x in zip(gpt.blocks, inputs, strict=True)]
-        about = f"{gpt.n_params() / 1e6:.2f}M parameters, {saved['options']['dataset']}, step {saved['step']}"
-        triangles = [np.rint(A[:, rows, columns] * 1e4).astype(int).tolist() for A in maps]
+        inputs, _ = activations(gpt, ids[None].to(gpt.device))
+        maps = [block.attention.map(x)[0].float().cpu() for block, x in zip(gpt.blocks, inputs, strict=True)]
+        trained = f"{saved['options']['dataset']}, seed {saved['options']['seed']}, step {saved['step']}"
+        about = f"{gpt.n_params() / 1e6:.2f}M parameters, {trained}"
         lam = [float(np.mean(layer)) for layer in watched(gpt).get("lam", [])]
-        shown.append({"name": name, "about": about, "maps": triangles, "lam": lam})
-    data = json.dumps({"tokens": [tokenizer.decode([i]) for i in ids], "models": shown}, separators=(",", ":"))
+        yield {"name": name, "about": about, "maps": torch.stack(maps).numpy(), "lam": lam}
+
+
+def page(tokens, models):
+    """The text of an HTML page: hover over a token, see what each head of each model gives to those before it.
+
+    tokens: a text in T pieces. models: dicts of `name`, `about`, `maps` (layers, heads, T, T) and `lam` (one a layer,
+    or none). It is docs/hover.html with lower triangles of maps in it, row by row in ten-thousandths; no network needed.
+    """
+    rows, columns = np.tril_indices(len(tokens))
+    shown = [{**m, "maps": np.rint(m["maps"][..., rows, columns] * 1e4).astype(int).tolist()} for m in models]
+    text = json.dumps({"tokens": list(tokens), "models": shown}, separators=(",", ":"))  # ASCII
     for c in "<>&":  # no token may end the <script> that holds it
-        data = data.replace(c, f"\\u{ord(c):04x}")
-    return (Path(__file__).parent / "docs/hover.html").read_text(encoding="utf-8").replace("DATA", data)
+        text = text.replace(c, f"\\u{ord(c):04x}")
+    return HOVER.read_text(encoding="utf-8").replace("DATA", text)
 
 
 if __name__ == "__main__":

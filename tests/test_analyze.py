@@ -5,18 +5,33 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import analyze as analysis
-from analyze import EDITS, activations, analyze, completes, edited, losses, of_heads, outliers, quantised, replaced
+from analyze import (
+    EDITS,
+    activations,
+    analyze,
+    completes,
+    edited,
+    exact,
+    looked_at,
+    losses,
+    of_heads,
+    outliers,
+    quantised,
+    replaced,
+)
 from bench import table
 from configurable import UsageError, run
 from model import ATTENTION, GPT, Differential, GPTConfig
-from prepare import prepare
+from prepare import needles, prepare
 from train import evaluate, load, load_model, save, train
 
 SIGNED = torch.tensor([[[[0.5, 0.0, 0.0], [0.75, -0.25, 0.0], [-0.5, 0.0, 1.5]]]])  # BHTT, a map with negative weights
@@ -395,3 +410,98 @@ def test_models_of_several_sizes(runs, corpus):
     train(shape, dataset=str(corpus), max_iters=1, batch_size=2, eval_tokens=50, out_dir="out/short")
     short, long = analyze("out/short", str(runs / "softmax1"), tokens=64)["checkpoints"]
     assert (short["T"], long["T"]) == (8, 16)
+
+
+# ---------------------------------------------------------------------------- needles
+
+
+class Reader:
+    """A model that gives, for contexts of needles, what `answer(text, query)` says comes after the query `?AB=`."""
+
+    device, config = torch.device("cpu"), GPTConfig(block_size=128)
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def __call__(self, tokens):
+        logits = torch.zeros(*tokens.shape, 256)
+        for b, row in enumerate(tokens.tolist()):
+            text = bytes(row).decode()
+            for query in re.finditer(r"\?(..)=", text):
+                for i, digit in enumerate(self.answer(text, query[1])):
+                    logits[b, query.end() - 1 + i, ord(digit)] = 1
+        return logits
+
+
+def right(text, city):
+    return re.search(rf"{city}=(\d+) ", text)[1]
+
+
+def first(text, city):
+    return re.search(r"..=(\d+) ", text)[1]
+
+
+def test_needles_found_are_counted():
+    assert exact(Reader(right), 20, 3, 2, 128) == {"needles": 3, "queries": 2, "length": 128, "exact": 1.0, "of": 40}
+    assert exact(Reader(lambda *known: right(*known)[:2] + "x"), 20, 3, 2, 128)["exact"] == 0  # all digits, or none
+    assert exact(Reader(first), 300, 3, 1, 128)["exact"] == pytest.approx(
+        1 / 3, abs=0.1
+    )  # whose number does not matter
+
+
+def test_a_depth_is_that_of_the_needle_asked_first():
+    assert exact(Reader(first), 20, 1, 1, 128, 0.5)["exact"] == 1
+    assert exact(Reader(first), 30, 4, 2, 128, 0.0) == {
+        **{"needles": 4, "queries": 2, "length": 128, "depth": 0.0, "exact": pytest.approx(1, abs=0.2), "of": 30}
+    }
+    assert exact(Reader(first), 30, 4, 2, 128, 1.0)["exact"] < 0.2  # others may lie as deep
+
+
+def test_where_a_head_looks_for_an_answer(monkeypatch):
+    gpt = GPT(GPTConfig(n_layer=1, n_embd=16, n_head=2, block_size=64)).eval()
+    even = torch.ones(64, 64).tril() / torch.arange(1, 65)[:, None]
+    previous = torch.diag(torch.ones(63), -1)
+    monkeypatch.setattr(
+        gpt.blocks[0].attention, "map", lambda x: torch.stack((-even, previous)).expand(len(x), -1, -1, -1)
+    )
+    spread, back = looked_at(gpt, 10, 3, 64)
+    rows = torch.tensor([61.0, 62, 63])  # so many tokens do the rows see that predict three digits
+    assert spread["answer"] == pytest.approx((7 / rows).mean().item())
+    assert spread["other needles"] == pytest.approx((14 / rows).mean().item())
+    assert spread["filler"] == pytest.approx(((64 - 7 * 4) / rows).mean().item())
+    assert back == {"layer": 0, "head": 1, "answer": 0, "other needles": 0, "filler": 0, "query": pytest.approx(1)}
+    assert sum(spread[name] for name in ("answer", "other needles", "filler", "query")) == pytest.approx(1)
+
+
+def test_checkpoints_of_needles(capsys):
+    needles(n_needles=3, n_queries=2, length=48, n_contexts=30, n_val_contexts=12)
+    shape = {"n_layer": 1, "n_embd": 16, "n_head": 2, "block_size": 48}
+    for name in ("vanilla", "differential"):
+        train(GPTConfig(name, **shape), dataset="needles", max_iters=1, batch_size=4, out_dir=f"out/{name}")
+    report = analyze("out/vanilla", "out/differential", tokens=10**6, windows=4)
+    for entry in report["checkpoints"]:
+        found, loss = entry["needles"], entry["loss"]
+        assert [row["needles"] for row in found["by_n"]] == [1, 2, 3] and found["by_n"][2]["of"] == 400
+        assert [row["depth"] for row in found["by_depth"]] == [0, 0.25, 0.5, 0.75, 1]
+        assert [row["length"] for row in found["by_length"]] == [45, 46, 48]
+        assert [z is None for z in loss["by_position"]] == [i not in (37, 38, 39, 44, 45, 46) for i in range(48)]
+        trained = load(f"out/{entry['name']}/ckpt.pt")["best"]["val_loss"]
+        assert loss["all"] == pytest.approx(trained, rel=0.02)  # but the last record, whose end nothing follows
+    assert Path("out/analysis/needles.png").stat().st_size > 10_000
+    json.loads(Path("out/analysis/analysis.json").read_text(), parse_constant=None)
+    assert "NaN" not in Path("out/analysis/analysis.json").read_text()
+    assert "exact, 3 needles" in capsys.readouterr().out
+
+
+def test_a_page_is_written_when_asked_for(checkpoints):
+    analyze(*checkpoints, text="to be or <not>", tokens=64, windows=2, html=True)
+    html = Path("out/analysis/page.html").read_text(encoding="utf-8")
+    found = json.loads(re.search(r'<script id="data" type="application/json">(.*)</script>', html)[1])
+    assert "".join(found["tokens"]) == "to be or <not>" and [m["name"] for m in found["models"]] == list(ATTENTION)
+    vanilla, *_, differential = found["models"]
+    assert np.shape(vanilla["maps"]) == (2, 2, 14 * 15 / 2) and np.shape(differential["maps"]) == (2, 1, 14 * 15 / 2)
+    for i in range(14):
+        row = slice(i * (i + 1) // 2, (i + 1) * (i + 2) // 2)
+        assert sum(vanilla["maps"][1][0][row]) == pytest.approx(10_000, abs=14)
+        assert sum(differential["maps"][1][0][row]) == pytest.approx(10_000 * (1 - differential["lam"][1]), abs=14)
+    assert vanilla["lam"] == [] and "seed 1337, step 2" in vanilla["about"]
