@@ -589,10 +589,11 @@ def find_needles(gpt, n_needles, n_queries, length, n=200):
 
     {"by_n", "by_depth", "by_length": rows of `exact`, "attention": rows of `looked_at`}
     """
-    queries, least = min(2, n_needles), shortest(n_needles, min(2, n_needles))
+    queries = min(2, n_queries, n_needles)
+    least = shortest(n_needles, queries)
     find = functools.partial(exact, gpt, n)
     return {
-        "by_n": [find(i, min(2, i), length) for i in range(1, n_needles + 1)],
+        "by_n": [find(i, min(queries, i), length) for i in range(1, n_needles + 1)],
         "by_depth": [find(n_needles, queries, length, d / 4) for d in range(5)],
         "by_length": [find(n_needles, queries, t) for t in sorted({least, (least + length) // 2, length})],
         "attention": looked_at(gpt, n, n_needles, length),
@@ -920,7 +921,7 @@ def page(tokens, models):
     """The text of an HTML page: hover over a token, see what each head of each model gives to those before it.
 
     tokens: a text in T pieces. models: dicts of `name`, `about`, `maps` (layers, heads, T, T) and `lam` (one a layer,
-    or none). It is docs/hover.html with lower triangles of maps in it, row by row in ten-thousandths; no network needed.
+    or none). It is docs/hover.html with the maps' lower triangles in it, row by row, in ten-thousandths.
     """
     rows, columns = np.tril_indices(len(tokens))
     shown = [{**m, "maps": np.rint(m["maps"][..., rows, columns] * 1e4).astype(int).tolist()} for m in models]

@@ -25,14 +25,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from analyze import find_needles
 from bench import Plan, look, table, training_steps
 from configurable import UsageError, bind, nearest, run, show, to_toml
-from model import ATTENTION, GPT, GPTConfig
+from model import ATTENTION, GPTConfig
 from train import (
     find_amp,
     find_device,
     load,
     load_dataset,
+    load_model,
     name_of,
     origin,
     preset,
@@ -90,6 +92,9 @@ def compare(
     write_whole(out / "results.json", lambda file: file.write(json.dumps(report, indent=1).encode()))
     if rows:
         print(f"\n{about(rows, device)}\n\n{table([written(row) for row in summary])}")
+        if "needles" in rows[0]:
+            print("\nqueries answered exactly, and shares of |a| in the rows that answer (mean of all heads)\n")
+            print(table([written_needles(row) for row in summary]))
         draw(out, about(rows, device), rows, summary)
         print(f"\n{out}: results.json and figures")
     for name, why in failed.items():
@@ -226,9 +231,10 @@ def last_words(log):
 
 
 def result(folder):
-    """What came out of the run in `folder`."""
+    """What came out of the run in `folder`; needles are found by its best checkpoint."""
     saved, rows = load(folder / "ckpt.pt"), read_metrics(folder / "metrics.jsonl")
-    gpt, evaluations = GPT(GPTConfig(**saved["config"])), [row for row in rows if "val_loss" in row]
+    gpt, evaluations = load_model(folder)[0], [row for row in rows if "val_loss" in row]
+    task = saved["data"].get("needles")
     watched = {name: [row[name] for row in evaluations] for name in gpt.blocks[0].attention.watch}
     return {
         **{name: saved["options"][name] for name in ("attention", "learning_rate", "seed", "dataset", "max_iters")},
@@ -237,6 +243,7 @@ def result(folder):
         "steps": [row["step"] for row in evaluations],
         "val_losses": [row["val_loss"] for row in evaluations],
         **watched,
+        **({"needles": find_needles(gpt, **task)} if task else {}),
         "seconds": saved["seconds"],
         "parameters": gpt.n_params(),
         "flops_per_token": sum(gpt.flops_per_token()),
@@ -270,8 +277,20 @@ def summarize(rows, attentions):
                 row["difference"] = spread([*row["pairs"].values()])
             if pairs:
                 row["seconds"] = statistics.median(mine["seconds"] / base["seconds"] for mine, base in pairs)
+            if "needles" in mine[0]:
+                row |= summarize_needles([r["needles"] for r in mine])
             found.append(row | {name: mine[0][name] for name in ("parameters", "flops_per_token")})
     return found
+
+
+def summarize_needles(runs):
+    """Exact matches by number of needles, and where heads look while they answer, over runs."""
+    n_needles, kinds = len(runs[0]["by_n"]), ("answer", "other needles", "filler", "query")
+    shares = [{kind: statistics.fmean(row[kind] for row in run["attention"]) for kind in kinds} for run in runs]
+    return {
+        "exact": [spread([run["by_n"][i]["exact"] for run in runs]) for i in range(n_needles)],
+        "looked_at": {kind: spread([share[kind] for share in shares]) for kind in kinds},
+    }
 
 
 def spread(values):
@@ -308,6 +327,16 @@ def written(row):
     return cells | {"parameters": f"{row['parameters']:,}", "MFLOP a token": f"{row['flops_per_token'] / 1e6:.2f}"}
 
 
+def written_needles(row):
+    """The same for needles: queries answered exactly by number of needles; where heads look."""
+    cells = {"attention": row["attention"], "learning_rate": f"{row['learning_rate']:g}"}
+    numbers = {f"N = {i}": found for i, found in enumerate(row["exact"], 1)}
+    numbers |= {f"on {kind}": found for kind, found in row["looked_at"].items()}
+    return cells | {
+        name: f"{z['mean']:.2f}" + (f" ± {z['sd']:.2f}" if "sd" in z else "") for name, z in numbers.items()
+    }
+
+
 def about(rows, device):
     """What was compared, for a table's head and a figure's title."""
     config, data = rows[0]["config"], rows[0]["data"]
@@ -333,6 +362,8 @@ def draw(out, title, rows, summary):
     for name in ("lam", "g"):
         if mine := [mechanism for mechanism, runs in chosen.items() if name in runs[0]]:
             save_figure(out / f"{name}.png", title, [functools.partial(draw_watched, chosen[m], name) for m in mine])
+    if "exact" in summary[0]:
+        save_figure(out / "needles.png", title, [functools.partial(draw_needles, best)])
     if len({row["learning_rate"] for row in summary}) > 1:
         save_figure(out / "rates.png", title, [functools.partial(draw_rates, summary)])
 
@@ -383,6 +414,18 @@ def draw_watched(runs, name, axes):
         style = {"color": str(0.7 * layer / values.shape[2]), "marker": "osD^v<>"[layer % 7], "ms": 4, "capsize": 2}
         axes.errorbar(runs[0]["steps"], mean, sd, label=f"layer {layer}", **style)
     axes.set(xlabel="step", ylabel={"lam": "λ"}.get(name, name), title=f"{runs[0]['attention']}, mean ± sd over seeds")
+    axes.legend()
+
+
+def draw_needles(best, axes):
+    """Queries answered exactly against the number of needles, mean and standard deviation over seeds."""
+    for name, row in best.items():
+        x = range(1, len(row["exact"]) + 1)
+        y, sd = [z["mean"] for z in row["exact"]], [z.get("sd", 0) for z in row["exact"]]
+        axes.errorbar(x, y, sd, label=name, capsize=3, **look(name))
+    axes.plot(x, [1 / n for n in x], color="0.5", lw=1, label="any needle's number")
+    axes.set(xlabel="needles in the context", ylabel="queries answered exactly (share)", ylim=(-0.03, 1.03))
+    axes.set_title("mean ± sd over seeds; held-out cities and numbers")
     axes.legend()
 
 

@@ -15,6 +15,7 @@ import compare as compare_py
 from compare import compare, spread, student, summarize, written
 from configurable import UsageError, parse, usage
 from model import ATTENTION, GPTConfig
+from prepare import needles
 from train import load, read_metrics, train
 
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
@@ -222,6 +223,20 @@ def test_every_figure_is_drawn():
     compare_py.draw(Path(), "a title", rows, summarize(rows, ("vanilla", "differential", "temperature")))
     assert {p.name for p in Path().glob("*.png")} == {"loss.png", "lam.png", "g.png", "rates.png"}
     assert all(p.stat().st_size > 10_000 for p in Path().glob("*.png"))
+
+
+def test_needles_are_counted_over_seeds(capsys):
+    needles(n_needles=2, n_queries=1, length=32, n_contexts=20, n_val_contexts=6)
+    shape = {**SHAPE, "block_size": 32}
+    one, two = compare(
+        dataset="needles", attentions=("vanilla", "differential"), seeds=(1, 2), **shape, **SHORT | {"max_iters": 1}
+    )
+    runs = json.loads(Path("out/compare-needles/results.json").read_text())["runs"]
+    mine = [run["needles"]["by_n"][1]["exact"] for run in runs if run["attention"] == "differential"]
+    assert len(one["exact"]) == 2 and two["exact"][1] == spread(mine)
+    assert sum(share["mean"] for share in two["looked_at"].values()) == pytest.approx(1)
+    said = capsys.readouterr().out
+    assert "N = 2" in said and "on other needles" in said and Path("out/compare-needles/needles.png").exists()
 
 
 @pytest.mark.parametrize(
