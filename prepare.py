@@ -4,7 +4,7 @@ python prepare.py stdlib                      the source of Python's standard li
 python prepare.py shakespeare                 tiny Shakespeare, 1.1 MB, downloaded
 python prepare.py book.txt notes/             your own text, files and folders
 python prepare.py stdlib --tokenizer=gpt2     in GPT-2's tokens instead of bytes
-python prepare.py needles --n_needles=6       a made-up task instead: find two of up to six needles in a haystack
+python prepare.py needles --n_needles=6       a made-up task instead: find the needles in a haystack
 """
 
 import base64
@@ -367,8 +367,8 @@ CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def needles(
     *,
     n_needles: int = 6,  # the most that a context hides: it hides 1, 2, ... or so many, each as often
-    n_queries: int = 2,  # how many of them it asks for at its end
-    length: int = 128,  # characters of a context, which are its tokens
+    n_queries: int = 4,  # how many of them it asks for at its end
+    length: int = 96,  # characters of a context, which are its tokens
     n_contexts: int = 50000,  # to train on
     n_val_contexts: int = 2000,  # to validate on, with cities and numbers of their own
     seed: int = 1,  # of what is drawn

@@ -369,7 +369,7 @@ def found_in(text, n_queries):
     return dict(re.findall(r"([A-Z]{2})=(\d{3}) ", text[: -7 * n_queries])), asked
 
 
-@pytest.mark.parametrize(("n", "r", "length"), [(1, 1, 40), (1, 3, 60), (6, 2, 128), (6, 2, 66), (25, 25, 500)])
+@pytest.mark.parametrize(("n", "r", "length"), [(1, 1, 40), (1, 3, 60), (6, 2, 128), (6, 2, 66), (50, 9, 500)])
 def test_a_context_hides_what_its_queries_ask(n, r, length):
     for seed in range(30):
         context = hide(random.Random(seed), n, r, length, held_out=seed % 2 == 0)
@@ -443,7 +443,7 @@ def test_needles_are_a_function_of_options_and_seed():
         ({"n_needles": 0}, "n_needles=0: must be from 1 to 50"),
         ({"n_needles": 51, "length": 1000}, "n_needles=51: must be from 1 to 50"),
         ({"n_queries": 0}, "n_queries=0: must be at least 1"),
-        ({"length": 65}, "length=65: must be at least 66 for 6 needles and 2 queries"),
+        ({"length": 79}, "length=79: must be at least 80 for 6 needles and 4 queries"),
         ({"n_contexts": 1}, "n_contexts=1: must be at least 2"),
         ({"n_val_contexts": 0}, "n_val_contexts=0: must be at least 2"),
         ({"seed": -1}, "seed=-1: must be at least 0 and less than 2^63"),

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 
+import analyze
 import bench
+import compare
 import model
 import prepare
 import sample
@@ -33,8 +35,10 @@ def test_its_mechanism_works(monkeypatch):
 def test_its_commands_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
     programs = {"train": train.train, "prepare": prepare.prepare, "sample": sample.sample, "bench": bench.bench}
-    found = re.findall(r"(?:python|nproc_per_node=\d) (train|prepare|sample|bench)\.py([^`&#\n;|]*)", PAGES)
-    assert len(found) >= 12 and {name for name, _ in found} == set(programs)
+    programs |= {"compare": compare.compare, "analyze": analyze.analyze, "prepare.py needles": prepare.needles}
+    names = "train|prepare(?:\\.py needles)?|sample|bench|compare|analyze"
+    found = re.findall(rf"(?:python|nproc_per_node=\d) ({names})(?:\.py)?(?= |`|\n)([^`&#\n;|]*)", PAGES)
+    assert len(found) >= 15 and {name for name, _ in found} == set(programs)
     for program, words in found:
         words = words.replace("$attention", "softmax1").replace("$seed", "1")
         if not {"<", "sum", "mine", "$OPTIONS"} & {*re.findall(r"<|sum|mine|\$OPTIONS", words)}:
