@@ -91,11 +91,12 @@ def compare(
     }
     write_whole(out / "results.json", lambda file: file.write(json.dumps(report, indent=1).encode()))
     if rows:
-        print(f"\n{about(rows, device)}\n\n{table([written(row) for row in summary])}")
+        what = about(rows, device, jobs)
+        print(f"\n{what}\n\n{table([written(row) for row in summary])}")
         if "needles" in rows[0]:
             print("\nqueries answered exactly, and shares of |a| in the rows that answer (mean of all heads)\n")
             print(table([written_needles(row) for row in summary]))
-        draw(out, about(rows, device), rows, summary)
+        draw(out, what, rows, summary)
         print(f"\n{out}: results.json and figures")
     for name, why in failed.items():
         print(f"{name} failed: {why}")
@@ -337,15 +338,13 @@ def written_needles(row):
     }
 
 
-def about(rows, device):
+def about(rows, device, jobs):
     """What was compared, for a table's head and a figure's title."""
     config, data = rows[0]["config"], rows[0]["data"]
     seeds = ", ".join(map(str, dict.fromkeys(row["seed"] for row in rows)))
     size = f"{config['n_layer']} layers of {config['n_embd']}, {config['n_head']} maps each"
-    dataset = Path(rows[0]["dataset"]).name
-    return (
-        f"{dataset} ({data['tokenizer']}), {size}, windows of {config['block_size']}, seeds {seeds}; {name_of(device)}"
-    )
+    what = f"{Path(rows[0]['dataset']).name} ({data['tokenizer']}), {size}, windows of {config['block_size']}"
+    return f"{what}, seeds {seeds}; {name_of(device)}{f' for {jobs} runs at a time' if jobs > 1 else ''}"
 
 
 def draw(out, title, rows, summary):
@@ -407,13 +406,17 @@ def draw_pairs(best, axes):
 
 
 def draw_watched(runs, name, axes):
-    """λ or g of each layer over a run: the mean over its heads, and over seeds with their standard deviation."""
+    """λ or g of each layer over a run, the mean over its heads: a thin line a seed, a thick one for their mean."""
+    from matplotlib import colormaps
+
     values = np.array([[[np.mean(layer) for layer in row] for row in run[name]] for run in runs])  # seed, step, layer
-    for layer in range(values.shape[2]):
-        mean, sd = values[:, :, layer].mean(0), values[:, :, layer].std(0, ddof=min(1, len(runs) - 1))
-        style = {"color": str(0.7 * layer / values.shape[2]), "marker": "osD^v<>"[layer % 7], "ms": 4, "capsize": 2}
-        axes.errorbar(runs[0]["steps"], mean, sd, label=f"layer {layer}", **style)
-    axes.set(xlabel="step", ylabel={"lam": "λ"}.get(name, name), title=f"{runs[0]['attention']}, mean ± sd over seeds")
+    n_layer = values.shape[2]
+    for layer in range(n_layer):
+        color = colormaps["viridis"](0.9 * layer / max(1, n_layer - 1))
+        axes.plot(runs[0]["steps"], values[:, :, layer].T, color=color, lw=0.7, alpha=0.7)
+        mark = {"marker": "osD^v<>"[layer % 7], "ms": 5, "lw": 2.2}
+        axes.plot(runs[0]["steps"], values[:, :, layer].mean(0), color=color, label=f"layer {layer}", **mark)
+    axes.set(xlabel="step", ylabel={"lam": "λ"}.get(name, name), title=f"{runs[0]['attention']}: seeds, and their mean")
     axes.legend()
 
 
