@@ -131,6 +131,7 @@ def test_runs_cut_off_go_on_where_they_were(corpus, monkeypatch, capsys):
     assert all(5 <= load(folder / "ckpt.pt")["step"] < 300 for folder in cut)
     compare(**both)
     assert [load(folder / "ckpt.pt")["step"] for folder in cut] == [300, 300]
+    assert "step 0: val" not in Path("out/cut/vanilla-0.001-2.log").read_text()  # it did not begin again
     train(GPTConfig(**SHAPE), **options, seed=2, out_dir="out/alone")
     assert same_run(cut[0], "out/alone")
 
