@@ -136,6 +136,19 @@ def test_runs_cut_off_go_on_where_they_were(corpus, monkeypatch, capsys):
     assert same_run(cut[0], "out/alone")
 
 
+def test_a_second_ctrl_c_leaves_no_run_behind(corpus, monkeypatch):
+    begin, children = compare_py.begin, []
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_py, "begin", lambda *args: children.append(begin(*args)) or children[-1])
+    monkeypatch.setattr(compare_py.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compare(**TWO, **SHAPE, **SHORT, dataset=str(corpus))
+    assert [child.wait(5) for child in children] == [-signal.SIGKILL] * 2
+
+
 def test_a_run_that_fails_does_not_take_the_others_down(corpus, capsys):
     options = {**SHAPE, **SHORT, "dataset": str(corpus), "seeds": (1,), "out_dir": "out/fails"}
     with pytest.raises(SystemExit) as ended:
@@ -235,7 +248,8 @@ def test_needles_are_counted_over_seeds(capsys):
     runs = json.loads(Path("out/compare-needles/results.json").read_text())["runs"]
     mine = [run["needles"]["by_n"][1]["exact"] for run in runs if run["attention"] == "differential"]
     assert len(one["exact"]) == 2 and two["exact"][1] == spread(mine)
-    assert sum(share["mean"] for share in two["looked_at"].values()) == pytest.approx(1)
+    for row in (one, two):  # two heads, and one
+        assert sum(share["mean"] for share in row["looked_at"].values()) == pytest.approx(1)
     said = capsys.readouterr().out
     assert "N = 2" in said and "on other needles" in said and Path("out/compare-needles/needles.png").exists()
 
