@@ -143,8 +143,8 @@ def test_a_second_ctrl_c_leaves_no_run_behind(corpus, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(compare_py, "begin", lambda *args: children.append(begin(*args)) or children[-1])
-    monkeypatch.setattr(compare_py.time, "sleep", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(compare_py.time, "sleep", interrupt)
         compare(**TWO, **SHAPE, **SHORT, dataset=str(corpus))
     assert [child.wait(5) for child in children] == [-signal.SIGKILL] * 2
 
