@@ -104,6 +104,10 @@ def test_distance_from_the_box_of_values():
     inside, beyond = (torch.tensor([[[[1.0, 0.0], row]]]) for row in ([0.25, 0.75], [2.0, -1.0]))
     assert analysis.outside_box(inside, v).item() == 0
     assert analysis.outside_box(beyond, v).item() == pytest.approx(math.sqrt((3 - 1) ** 2 / 2) / 2)  # y = (3, 1)
+    later = torch.tensor([[[[1.0, 1.0], [-5.0, 5.0]]]])  # rms √13; row 0 sees (1, 1) alone
+    for weight, off in ((2.0, 1.0), (-1.0, 2.0)):  # y = (2, 2) is above it, y = (-1, -1) below
+        A = torch.tensor([[[[weight, 0.0], [0.5, 0.5]]]])
+        assert analysis.outside_box(A, later).item() == pytest.approx(off / 2 / math.sqrt(13))
 
 
 def test_sink_rate_counts_heads_beyond_three_tenths():
@@ -264,10 +268,13 @@ def test_quantised_logits_take_few_values():
     x = torch.randn(2, 12, 32)
     with torch.no_grad(), replaced([attention], mix=quantised(3)):
         A = attention.map(x)
+    with torch.no_grad():
+        S = analysis.scores(attention, attention.mix, x, *attention.project(x))
     rows = A[:, :, -1].log()
     seen = (rows - rows.max(-1, keepdim=True).values).flatten().unique()
     steps = (seen[:, None] - seen).abs()
-    step = steps[steps > 1e-3].min()
+    step = S[..., torch.ones(12, 12).tril().bool()].abs().max() / 3  # three steps up to the largest, three down
+    assert steps[steps > 1e-3].min() == pytest.approx(step.item(), rel=1e-3)
     assert torch.allclose(seen / step, (seen / step).round(), atol=1e-2) and len((seen / step).round().unique()) <= 7
 
 
