@@ -30,6 +30,7 @@ from configurable import UsageError, run
 from model import Differential, softmax1
 from prepare import NEEDLE, QUERY, Tokenizer, hide, shortest
 from train import (
+    check_record,
     find_device,
     gather,
     load_dataset,
@@ -91,6 +92,8 @@ def analyze(
         draw_maps(out, entry, gpt, ids.to(device), tokenizer, len(gpt.blocks) - 1 if layer is None else layer, head)
         draw_learned(out, entry)
     print(f"\nall, means over layers and heads\n\n{table(compared(report['checkpoints']))}")
+    whole = json.dumps(report, indent=1, allow_nan=False)
+    write_whole(out / "analysis.json", lambda file: file.write(whole.encode()))
     draw_weights(out / "weights.png", report["checkpoints"])
     draw_losses(out / "losses.png", report["checkpoints"], source, ngram)
     if any("needles" in entry for entry in report["checkpoints"]):
@@ -98,7 +101,6 @@ def analyze(
     if html:
         whole = page([tokenizer.decode([i]) for i in ids.tolist()], list(all_maps(ids, names, models)))
         write_whole(out / "page.html", lambda file: file.write(whole.encode()))
-    write_whole(out / "analysis.json", lambda file: file.write(json.dumps(report, indent=1).encode()))
     print(f"\n{out}: analysis.json, {'page.html ' * html}and figures")
     return report
 
@@ -117,8 +119,12 @@ def check(checkpoints, tokens, windows, ngram):
 
 
 def labels(checkpoints, models):
-    """What each is called: its mechanism, or its path where two have the same."""
-    kinds = [gpt.config.attention for gpt, _ in models]
+    """What each is called: its mechanism, or its path where two have the same. Raises UsageError for one path twice."""
+    kinds, files = [gpt.config.attention for gpt, _ in models], [in_a_file(str(path)) for path in checkpoints]
+    if twice := [path for path, file in zip(checkpoints, files, strict=True) if files.count(file) > 1]:
+        raise UsageError(
+            f"{twice[0]} is given twice, or the files of {' and '.join(map(str, twice))} would be the same"
+        )
     return [kind if kinds.count(kind) == 1 else str(path) for kind, path in zip(kinds, checkpoints, strict=True)]
 
 
@@ -178,6 +184,8 @@ def read_val(dataset, names, models, text_will_do):
     if meta["tokenizer"] != saved["data"]["tokenizer"]:
         raise UsageError(f"{folder} is in {meta['tokenizer']}, {names[0]} reads {saved['data']['tokenizer']}")
     check_vocabulary(folder, meta["vocab_size"] - 1, names, models)
+    for gpt, _ in models:
+        check_record(folder, meta.get("record"), gpt.config.block_size)
     for name, (_, other) in zip(names, models, strict=True):
         if other["data"]["train"]["sha256"] != meta["train"]["sha256"]:
             print(f"{name} was trained on another text than {folder}: it may have seen some of its validation split")
@@ -279,7 +287,7 @@ def correlation(A1, A2):
     """Pearson's correlation of the visible weights of a row of A₁ and of A₂, in rows 1 on; 0 for a constant row."""
     seen = visible(A1.size(-1), A1.device)
     A1, A2 = (torch.where(seen, A - A.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True), 0) for A in (A1, A2))
-    return F.cosine_similarity(A1, A2, dim=-1)[..., 1:].mean(-1)
+    return F.cosine_similarity(A1, A2, dim=-1)[..., 1:].mean(-1) if A1.size(-1) > 1 else A1.new_zeros(A1.shape[:2])
 
 
 def context_rms(A, v):
@@ -447,11 +455,12 @@ def completes(x, y, n):
 
 
 def split_losses(nats, hit):
-    """The mean of losses BT, of those that `hit` says and of the rest, and at each position."""
+    """The mean of losses BT, of those that `hit` says and of the rest with its standard error, and at each position."""
     counts = ~nats.isnan()
     mean = {"all": nats.nanmean().item(), "hit_share": hit[counts].float().mean().item()}
     for name, which in (("hit", hit & counts), ("rest", ~hit & counts)):
         mean[name] = nats[which].mean().item() if which.any() else None
+        mean[f"{name}_error"] = (nats[which].std() / which.sum().sqrt()).item() if which.sum() > 1 else None
     return mean | {"by_position": [None if math.isnan(z) else z for z in nats.nanmean(0).tolist()]}
 
 
@@ -494,38 +503,38 @@ def edited(edit):
 
 
 def quantised(bits):
-    """A `mix` for `replaced` whose logits S are rounded to 2^bits − 1 steps from −max|S| to max|S| of what is visible.
+    """A `mix` for `replaced` whose logits S are rounded to 2^bits − 1 values from −max|S| to max|S| of what is visible.
 
-    One scale for all maps of a layer and the windows of a batch; nothing else is rounded.
+    One scale for all maps of a layer in a window; nothing else is rounded.
     """
 
     def attend(step, attention, original, q, k, v, null=False, scale=None):
-        seen = visible(q.size(2), q.device)
-        S = ((scaled(q, k, scale) / step).round() * step).masked_fill(~seen, -math.inf)
+        S = (scaled(q, k, scale) / step).round() * step
+        S = S.masked_fill(~visible(q.size(2), q.device), -math.inf)
         return (softmax1(S) if null else S.softmax(-1)) @ v
 
     def mix(attention, original, x, q, k, v):
-        peak = scores(attention, original, x, q, k, v)[..., visible(x.size(1), x.device)].abs().max()
-        step = (peak / (2 ** (bits - 1) - 1)).clamp_min(1e-30)
+        S = scores(attention, original, x, q, k, v) * visible(x.size(1), x.device)
+        step = (S.abs().amax((1, 2, 3), keepdim=True) / (2 ** (bits - 1) - 1)).clamp_min(1e-30)
         with replaced([attention], attend=functools.partial(attend, step)):
             return original(x, q, k, v)
 
     return mix
 
 
-def without_first(attention, A, A2):
+def without_first(means, attention, A, A2):
     """A without the weight on the first token, but in row 0, which sees no other."""
     kept = torch.ones(A.shape[-2:], device=A.device)
     kept[1:, 0] = 0
     return A * kept
 
 
-def without_second(attention, A, A2):
+def without_second(means, attention, A, A2):
     """A₁ alone: λ = 0."""
     return A + attention.lam * A2
 
 
-def even_second(attention, A, A2):
+def even_second(means, attention, A, A2):
     """A₁ − λU, U spread evenly over what a row sees: the mean of A₂'s row in place of each of its weights."""
     seen = visible(A.size(-1), A.device)
     return A + attention.lam * (A2 - seen / seen.sum(-1, keepdim=True))
@@ -536,11 +545,13 @@ def mean_second(means, attention, A, A2):
     return A + attention.lam * (A2 - means[attention][1])
 
 
-EDITS = {
-    "weights within ±0.001 by 0": lambda attention, A, A2: A.where(A.abs() >= 1e-3, 0),
+EDITS = {  # edit(means, attention, A, A₂), means[attention] those of A and A₂ over windows
+    "weights within ±0.001 by 0": lambda means, attention, A, A2: A.where(A.abs() >= 1e-3, 0),
     "first token by 0": without_first,
     "A by its mean": lambda means, attention, A, A2: means[attention][0].expand_as(A),
-    "negative by 0": lambda attention, A, A2: A.clamp(min=0),
+}
+DIFFERENTIAL_EDITS = {
+    "negative by 0": lambda means, attention, A, A2: A.clamp(min=0),
     "λ by 0": without_second,
     "A₂ by its row's mean": even_second,
     "A₂ by its mean": mean_second,
@@ -564,12 +575,8 @@ def interventions(gpt, inputs, x, y, before, bar):
     """
     attentions = [block.attention for block in gpt.blocks]
     means = {a: mean_maps(a, z) for a, z in zip(attentions, inputs, strict=True)}
-    single = not isinstance(attentions[0], Differential)
-    mixes = {}
-    for name, edit in EDITS.items():
-        if single and name in ("negative by 0", "λ by 0", "A₂ by its row's mean", "A₂ by its mean"):
-            continue  # there is nothing to take away
-        mixes[name] = edited(functools.partial(edit, means) if name.endswith("by its mean") else edit)
+    edits = EDITS | (DIFFERENTIAL_EDITS if isinstance(attentions[0], Differential) else {})
+    mixes = {name: edited(functools.partial(edit, means)) for name, edit in edits.items()}
     mixes |= {f"logits in {bits} bits": quantised(bits) for bits in (8, 6, 4)}
     rows = []
     for name, mix in mixes.items():
@@ -583,66 +590,66 @@ def interventions(gpt, inputs, x, y, before, bar):
 
 
 @torch.no_grad()
-def find_needles(gpt, n_needles, n_queries, length, n=200):
+def find_needles(gpt, n_needles, n_queries, length, n=400):
     """What a model finds of prepare.py's needles, and where it looks: in `n` new contexts a row, of held-out cities and
-    numbers, the same for every model.
+    numbers, the same for every model. Only the first query counts: an answer may help with those after it.
 
     {"by_n", "by_depth", "by_length": rows of `exact`, "attention": rows of `looked_at`}
     """
-    queries = min(2, n_queries, n_needles)
-    least = shortest(n_needles, queries)
-    find = functools.partial(exact, gpt, n)
+    least = shortest(n_needles, n_queries)
+    find = functools.partial(exact, gpt, n, n_queries)
     return {
-        "by_n": [find(i, min(queries, i), length) for i in range(1, n_needles + 1)],
-        "by_depth": [find(n_needles, queries, length, d / 4) for d in range(5)],
-        "by_length": [find(n_needles, queries, t) for t in sorted({least, (least + length) // 2, length})],
-        "attention": looked_at(gpt, n, n_needles, length),
+        "by_n": [find(i, length) for i in range(1, n_needles + 1)],
+        "by_depth": [find(n_needles, length, d / 4) for d in range(5)],
+        "by_length": [find(n_needles, t) for t in sorted({least, (least + length) // 2, length})],
+        "attention": looked_at(gpt, n, n_queries, n_needles, length),
     }
 
 
-def in_contexts(n, *options):
-    """n Contexts, held out, and their tokens, BT."""
+def in_contexts(n, n_needles, n_queries, length, depth=None):
+    """n Contexts with held-out cities and numbers, and their tokens, BT."""
     draw = random.Random(0)
-    contexts = [hide(draw, *options) for _ in range(n)]
+    contexts = [hide(draw, n_needles, n_queries, length, True, depth) for _ in range(n)]
     return contexts, torch.tensor([list(context.text.encode()) for context in contexts])
 
 
-def exact(gpt, n, n_needles, n_queries, length, depth=None):
-    """Share of queries answered exactly: every digit is the likeliest, the digits and answers before it being right.
-
-    With a `depth`, of the queries for the needle that lies there, the first ones.
-    """
-    _, tokens = in_contexts(n, n_needles, n_queries, length, True, depth)
+def exact(gpt, n, n_queries, n_needles, length, depth=None):
+    """Share of first queries answered exactly: every digit is the likeliest, those before it being right."""
+    _, tokens = in_contexts(n, n_needles, n_queries, length, depth)
     logits = [gpt(part).cpu() for part in tokens.to(gpt.device).split(batch_size(tokens))]
     right = torch.cat(logits)[:, :-1].argmax(-1) == tokens[:, 1:]
-    right = right[:, -QUERY * n_queries :].unflatten(1, (n_queries, QUERY))[..., -3:].all(-1)
-    right = right if depth is None else right[:, :1]
-    row = {"needles": n_needles, "queries": n_queries, "length": length}
-    return (
-        row | ({} if depth is None else {"depth": depth}) | {"exact": right.float().mean().item(), "of": right.numel()}
-    )
+    digits = right[:, -QUERY * n_queries :][:, QUERY - 3 : QUERY]
+    row = {"needles": n_needles, "length": length} | ({} if depth is None else {"depth": depth})
+    return row | {"exact": digits.all(-1).float().mean().item(), "of": n}
 
 
-def looked_at(gpt, n, n_needles, length):
+def looked_at(gpt, n, n_queries, n_needles, length):
     """A row a head: its `shares` on the needle asked for, on the other needles, on filler and on the query, in the rows
-    that predict the digits of the answer; mean over these and over n contexts of one query.
+    that predict the digits of the first answer, and those rows' sum of weights; means over them and over n contexts.
+
+    Shares are of |a|: a negative weight that takes filler away counts as a look at it.
     """
-    contexts, tokens = in_contexts(n, n_needles, 1, length, True)
+    contexts, tokens = in_contexts(n, n_needles, n_queries, length)
+    asking = length - QUERY * n_queries  # where the first query begins
     kinds = torch.full(tokens.shape, 2)  # 0 the needle, 1 the others, 2 filler, 3 the query
-    kinds[:, -QUERY:] = 3
+    kinds[:, asking:] = 3
     for row, context in zip(kinds, contexts, strict=True):
         for i, start in enumerate(context.starts):
             row[start : start + NEEDLE] = int(i != context.asked[0])
-    kinds = F.one_hot(kinds).float().to(gpt.device)
+    kinds, answering = F.one_hot(kinds).float().to(gpt.device), slice(asking + QUERY - 4, asking + QUERY - 1)
     rows = []
     for layer, x in enumerate(activations(gpt, tokens.to(gpt.device))[0]):
         attention, found = gpt.blocks[layer].attention, []
         for part, kind in zip(parts(attention, x), parts(attention, kinds), strict=True):
-            found.append(torch.einsum("bhtn,bnk->bhk", shares(attention.map(part))[:, :, -4:-1], kind) / 3)
+            A = attention.map(part)[:, :, answering]
+            shared = torch.einsum("bhtn,bnk->bhk", shares(A), kind) / 3
+            found.append(torch.cat((shared, A.sum(-1).mean(-1, keepdim=True)), -1))
         for head, numbers in enumerate(torch.cat(found).mean(0).tolist()):
-            named = zip(("answer", "other needles", "filler", "query"), numbers, strict=True)
-            rows.append({"layer": layer, "head": head, **dict(named)})
+            rows.append({"layer": layer, "head": head, **dict(zip(LOOKS, numbers, strict=True))})
     return rows
+
+
+LOOKS = ("answer", "other needles", "filler", "query", "row_sum")
 
 
 # ---------------------------------------------------------------------------- one checkpoint
@@ -709,8 +716,8 @@ def summary(entry):
     numbers |= {row["what"]: f"{row['loss_change']:+.4f}" for row in entry["interventions"]}
     if found := entry.get("needles"):
         numbers |= {f"exact, {row['needles']} needles": row["exact"] for row in found["by_n"]}
-        for name in list(found["attention"][0])[len(PLACE) :]:
-            numbers[f"answering, on {name}"] = float(np.mean([row[name] for row in found["attention"]]))
+        for name in LOOKS:
+            numbers[f"answering, {name}"] = float(np.mean([row[name] for row in found["attention"]]))
     return {name: "" if value is None else value for name, value in numbers.items()}
 
 
@@ -743,6 +750,11 @@ def in_a_file(name):
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
+def plain(text):
+    """`text` as a figure's label, in which a dollar would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def figure_of(*size):
     from matplotlib.figure import Figure  # no pyplot: a notebook keeps its own backend
 
@@ -756,19 +768,19 @@ def save(path, figure):
 def described(entry):
     """What a figure says of a checkpoint."""
     size = f"{entry['n_layer']} layers of {entry['n_embd']}, {entry['parameters'] / 1e6:.2f}M parameters"
-    return f"{entry['attention']}, {size}; {entry['dataset']}, step {entry['step']}, seed {entry['seed']}"
+    return plain(f"{entry['attention']}, {size}; {entry['dataset']}, step {entry['step']}, seed {entry['seed']}")
 
 
 def described_all(entries):
     """What a figure says of several: what they share, seeds listed."""
     first, seeds = entries[0], ", ".join(dict.fromkeys(str(entry["seed"]) for entry in entries))
     sizes = dict.fromkeys(f"{e['n_layer']} layers of {e['n_embd']}, T = {e['T']}" for e in entries)
-    return f"{', '.join(sizes)}; trained on {first['dataset']}, seed{'s' * (',' in seeds)} {seeds}"
+    return plain(f"{', '.join(sizes)}; trained on {first['dataset']}, seed{'s' * (',' in seeds)} {seeds}")
 
 
 def style_of(i, entry):
     """The look of checkpoint i: colour and mark after its mechanism, as everywhere, the dashes its own."""
-    return {**look(entry["attention"]), "ls": ("-", "--", "-.", ":")[i % 4], "label": entry["name"]}
+    return {**look(entry["attention"]), "ls": ("-", "--", "-.", ":")[i % 4], "label": plain(entry["name"])}
 
 
 def spelled(ids, tokenizer):
@@ -836,7 +848,8 @@ def draw_weights(path, entries):
     axes.set_xscale("symlog", linthresh=EDGES[EDGES > 0].min().item(), linscale=0.5)
     axes.set_xticks([-1, -1e-2, -1e-4, -1e-6, 1e-6, 1e-4, 1e-2, 1])
     axes.set(yscale="log", xlabel="weight a", ylabel="share of the visible weights in a bin")
-    axes.set_title(f"Weights of all layers and heads, 6 bins a decade\n{described_all(entries)}", fontsize=10)
+    title = "Weights of all layers and heads, 6 bins a decade, one within ±10⁻⁶"
+    axes.set_title(f"{title}\n{described_all(entries)}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     save(path, figure)
@@ -847,19 +860,20 @@ def draw_losses(path, entries, source, ngram):
     figure = figure_of(11, 4.5)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     for i, entry in enumerate(entries):
-        style, y = style_of(i, entry), entry["loss"]["by_position"]
-        y, pair = (
-            [math.nan if z is None else z for z in values] for values in (y, map(entry["loss"].get, ("hit", "rest")))
-        )
+        style, loss = style_of(i, entry), entry["loss"]
+        y = np.array(loss["by_position"], float)  # None is NaN
         left.plot(range(1, len(y) + 1), y, **style, ms=4, lw=1, markevery=(i, max(1, len(y) // 8)))
-        right.plot([0, 1], pair, **style, ms=6, lw=1)
+        pair, errors = (np.array([loss[f"{name}{of}"] for name in ("hit", "rest")], float) for of in ("", "_error"))
+        right.errorbar(np.arange(2) + 0.06 * i, pair, errors, **style | {"ls": ""}, ms=6, capsize=3)
     left.set(xlabel="tokens read in the window", ylabel="loss (nats a token)")
     right.set_xticks([0, 1], [f"completes a\nrepeated {ngram}-gram", "the rest"])
-    right.set(xlim=(-0.3, 1.3), ylabel="loss (nats a token)")
+    right.set(xlim=(-0.3, 1.5), ylabel="loss (nats a token), standard error")
     left.legend(fontsize=8)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.suptitle(f"Loss on {entries[0]['tokens']:,} tokens of {source}\n{described_all(entries)}", fontsize=10)
+    figure.suptitle(
+        f"Loss on {entries[0]['tokens']:,} tokens of {plain(source)}\n{described_all(entries)}", fontsize=10
+    )
     save(path, figure)
 
 

@@ -29,7 +29,9 @@ from analyze import find_needles
 from bench import Plan, look, table, training_steps
 from configurable import UsageError, bind, nearest, run, show, to_toml
 from model import ATTENTION, GPTConfig
+from train import check as check_train
 from train import (
+    check_record,
     find_amp,
     find_device,
     load,
@@ -58,14 +60,14 @@ def compare(
     **options: train,  # and every option of train.py
 ):
     """Train several mechanisms with several seeds; tables go to the terminal, all else to out_dir. Returns the rows."""
-    check(attentions, seeds, learning_rates, jobs, options)
+    check(attentions, seeds, learning_rates, equal, jobs, options)
     settings = whole({**options, "attention": attentions[0]})
-    device = find_device(settings["device"])
+    device, rates = find_device(settings["device"]), learning_rates or (settings["learning_rate"],)
     folder, data, _ = load_dataset(settings["dataset"], "cpu", settings["block_size"])  # made here, where it is missing
+    check_record(folder, data.get("record"), settings["block_size"], settings["eval_tokens"])
     out = Path(out_dir or f"out/compare-{folder.name}")
-    rates = learning_rates or (settings["learning_rate"],)
     out.mkdir(parents=True, exist_ok=True)
-    steps = steps_of(attentions, equal, settings, device, out)
+    steps = steps_of(attentions, equal, settings, device, jobs, out)
     runs = {
         f"{attention}-{rate:g}-{seed}": whole(
             {**options, "attention": attention, "learning_rate": rate, "seed": seed, "max_iters": steps[attention]}
@@ -74,10 +76,10 @@ def compare(
         for rate in rates
         for attention in attentions  # the innermost, so that a machine that slows down slows down all
     }
-    failed, stop = run_all(out, runs, jobs)
-    rows = [result(out / name) for name in runs if is_done(out / name, runs[name])]
-    if any(row["data"] != data for row in rows):
-        raise UsageError(f"{folder} is not what the runs in {out} were trained on: choose another --out_dir")
+    for options in runs.values():
+        check_train(options)
+    failed, stop = run_all(out, runs, data, jobs)
+    rows = [result(out / name) for name in runs if is_done(out / name, runs[name], data)]
     summary = summarize(rows, attentions)
     report = {
         "command": sys.argv,
@@ -108,7 +110,7 @@ def compare(
     return summary
 
 
-def check(attentions, seeds, learning_rates, jobs, options):
+def check(attentions, seeds, learning_rates, equal, jobs, options):
     """Raises UsageError for what cannot be compared."""
     for name, instead in OURS.items():
         if name in options:
@@ -121,6 +123,8 @@ def check(attentions, seeds, learning_rates, jobs, options):
             raise UsageError(f"{name}={show(values)}: one is named twice")
     if jobs < 1:
         raise UsageError(f"jobs={jobs}: must be at least 1")
+    if options.get("gradient_accumulation_steps", 1) > 1 and equal == "time":
+        raise UsageError("equal=time measures a step of one micro-batch: gradient_accumulation_steps must be 1")
     for attention in attentions:
         whole({**options, "attention": attention})
 
@@ -131,33 +135,40 @@ def whole(options):
     return {**dataclasses.asdict(model), **train.__kwdefaults__, **rest}
 
 
-def steps_of(attentions, equal, settings, device, out):
+def steps_of(attentions, equal, settings, device, jobs, out):
     """{mechanism: max_iters}. For equal time a step of each is measured, in turns and once: it stays in steps.json."""
     max_iters, kept = settings["max_iters"], out / "steps.json"
     if equal == "tokens":
         return dict.fromkeys(attentions, max_iters)
-    if kept.exists() and {*(steps := json.loads(kept.read_text(encoding="utf-8")))} >= {*attentions}:
-        return steps
+    asked = json.loads(json.dumps({"attentions": attentions, "jobs": jobs, "settings": settings}))
+    if kept.exists():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        if found["asked"] != asked:
+            raise UsageError(f"{kept} is of other mechanisms, jobs or options: choose another --out_dir, or remove it")
+        return found["steps"]
     shape = GPTConfig(**{field.name: settings[field.name] for field in dataclasses.fields(GPTConfig)})
     compiled = settings["compile"] is True or (settings["compile"] == "auto" and device.type == "cuda")
-    amp = find_amp(settings["dtype"], device)
-    plan = Plan(attentions, ("fused",), ("compiled" if compiled else "eager",), 40, 1, device, amp, None)
-    tokens = settings["batch_size"] * shape.block_size
-    ms = {row["attention"]: row["milliseconds"][1] for row in training_steps(plan, shape, shape.block_size, tokens)}
+    how = ("fused" if shape.fused else "explicit",), ("compiled" if compiled else "eager",)
+    plan = Plan(attentions, *how, 40, 1, device, find_amp(settings["dtype"], device), None)
+    tokens, threads = settings["batch_size"] * shape.block_size, torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // jobs))  # what each run will have
+    rows = list(training_steps(plan, shape, shape.block_size, tokens))
+    torch.set_num_threads(threads)
+    ms = {row["attention"]: row["milliseconds"][1] for row in rows}
     steps = {name: max(1, round(max_iters * ms[attentions[0]] / ms[name])) for name in attentions}
-    write_whole(kept, lambda file: file.write(json.dumps(steps).encode()))
+    write_whole(kept, lambda file: file.write(json.dumps({"asked": asked, "steps": steps}).encode()))
     return steps
 
 
 # ---------------------------------------------------------------------------- running
 
 
-def run_all(out, runs, jobs):
+def run_all(out, runs, data, jobs):
     """Train those of `runs`, {name: options}, that are not done, `jobs` at a time, each into out/<name>.
 
     Returns {name: why} of those that failed, and the signal that stopped it all, or 0.
     """
-    waiting = [name for name in runs if not is_done(out / name, runs[name])]
+    waiting = [name for name in runs if not is_done(out / name, runs[name], data)]
     running, failed, told = {}, {}, False
     bar = tqdm(
         total=sum(options["max_iters"] for options in runs.values()), unit="step", disable=not sys.stderr.isatty()
@@ -170,9 +181,10 @@ def run_all(out, runs, jobs):
                 if stopped and not told:  # once: of two, the second one kills
                     told = [child.terminate() for child in running.values()]
                 for name in [name for name, child in running.items() if child.poll() is not None]:
-                    if running.pop(name).returncode and not stopped:
-                        failed[name] = last_words(out / f"{name}.log")
-                        bar.write(f"{name} failed: {failed[name]}")
+                    code = running.pop(name).returncode
+                    if code and not stopped:
+                        killed = f"killed by signal {-code}, after: " if code < 0 else ""
+                        failed[name] = killed + last_words(out / f"{name}.log")
                 bar.n = sum(steps_done(out / name) for name in runs)
                 bar.set_description(" ".join(running), refresh=True)
                 time.sleep(0.2)
@@ -196,22 +208,22 @@ def begin(folder, options, jobs):
         )
 
 
-def is_done(folder, options):
-    """Whether the run in `folder` is complete. Raises UsageError where it is a run of other options."""
+def is_done(folder, options, data):
+    """Whether the run in `folder` is complete. Raises UsageError where it is of other options, data or code."""
     if not (folder / "ckpt.pt").exists():
         return False
-    before = load(folder / "ckpt.pt")["options"]
-    same = options.keys() - {"out_dir", "init_from", "overwrite", "vocab_size"}
-    if changed := [
-        f"{name} {show(before.get(name))} -> {show(options[name])}"
-        for name in same
-        if before.get(name) != options[name]
-    ]:
-        raise UsageError(
-            f"{folder} holds a run with other options ({', '.join(sorted(changed))}): choose another --out_dir"
-        )
-    rows = read_metrics(folder / "metrics.jsonl")
-    return bool(rows) and rows[-1]["step"] >= options["max_iters"]
+    saved = load(folder / "ckpt.pt")
+    before, same = saved["options"], options.keys() - {"out_dir", "init_from", "overwrite"}
+    wanted = options | {"vocab_size": max(options["vocab_size"], data["vocab_size"])}
+    other = [f"{name} {show(before[name])} -> {show(wanted[name])}" for name in same if before[name] != wanted[name]]
+    other += ["another dataset"] * (saved["data"] != data)
+    other += ["another model.py or train.py"] * (saved.get("code") != origin(folder)["code"])
+    if other:
+        raise UsageError(f"{folder} holds another run ({', '.join(sorted(other))}): choose another --out_dir")
+    steps = [row["step"] for row in read_metrics(folder / "metrics.jsonl")]
+    if steps != list(range(len(steps))):
+        raise UsageError(f"{folder}/metrics.jsonl is damaged: remove {folder}, and it is trained again")
+    return len(steps) == options["max_iters"] + 1
 
 
 def steps_done(folder):
@@ -256,31 +268,39 @@ def result(folder):
 
 
 def summarize(rows, attentions):
-    """A row for every mechanism and learning rate: loss over seeds, difference to the first mechanism in pairs."""
-    found = []
-    rates = list(dict.fromkeys(row["learning_rate"] for row in rows))
-    of = {(r["attention"], r["learning_rate"], r["seed"]): r for r in rows}
+    """A row for every mechanism and learning rate: loss over seeds, difference to the first mechanism in pairs.
+
+    Of several rates each mechanism's best is marked, if all its seeds came through, and compared with the first's best.
+    """
+    rates, all_seeds = list(dict.fromkeys(row["learning_rate"] for row in rows)), {row["seed"] for row in rows}
+    runs = {
+        (a, r): [x for x in rows if (x["attention"], x["learning_rate"]) == (a, r)] for a in attentions for r in rates
+    }
+    best = {}
     for attention in attentions:
-        for rate in rates:
-            mine = [row for row in rows if (row["attention"], row["learning_rate"]) == (attention, rate)]
-            pairs = [(row, base) for row in mine if (base := of.get((attentions[0], rate, row["seed"])))]
-            if not mine:
-                continue
-            row = {
-                "attention": attention,
-                "learning_rate": rate,
-                "steps": mine[0]["max_iters"],
-                "seeds": [r["seed"] for r in mine],
-            }
-            row["val_loss"] = spread([r["val_loss"] for r in mine])
-            if attention != attentions[0] and pairs:
-                row["pairs"] = {mine["seed"]: mine["val_loss"] - base["val_loss"] for mine, base in pairs}
-                row["difference"] = spread([*row["pairs"].values()])
-            if pairs:
-                row["seconds"] = statistics.median(mine["seconds"] / base["seconds"] for mine, base in pairs)
-            if "needles" in mine[0]:
-                row |= summarize_needles([r["needles"] for r in mine])
-            found.append(row | {name: mine[0][name] for name in ("parameters", "flops_per_token")})
+        whole_ones = [rate for rate in rates if {x["seed"] for x in runs[attention, rate]} == all_seeds]
+        if whole_ones:
+            best[attention] = min(whole_ones, key=lambda r: statistics.fmean(x["val_loss"] for x in runs[attention, r]))
+    found = []
+    for (attention, rate), mine in runs.items():
+        if not mine:
+            continue
+        is_best = best.get(attention) == rate
+        base_rate = best.get(attentions[0], rate) if is_best else rate
+        base = {x["seed"]: x for x in runs[attentions[0], base_rate]}
+        pairs = [(x, base[x["seed"]]) for x in mine if x["seed"] in base]
+        row = {"attention": attention, "learning_rate": rate, "best": is_best, "steps": mine[0]["max_iters"]}
+        row |= {"seeds": [x["seed"] for x in mine], "missing": sorted(all_seeds - {x["seed"] for x in mine})}
+        row["val_loss"] = spread([x["val_loss"] for x in mine])
+        if attention != attentions[0] and pairs:
+            row["to_learning_rate"] = base_rate
+            row["pairs"] = {x["seed"]: x["val_loss"] - other["val_loss"] for x, other in pairs}
+            row["difference"] = spread([*row["pairs"].values()])
+        if pairs:
+            row["time_ratio"] = spread([x["seconds"] / other["seconds"] for x, other in pairs])
+        if "needles" in mine[0]:
+            row |= summarize_needles([x["needles"] for x in mine])
+        found.append(row | {name: mine[0][name] for name in ("parameters", "flops_per_token")})
     return found
 
 
@@ -314,17 +334,19 @@ def student(freedom):
 
 
 def written(row):
-    """A row of `summarize` as a person reads it: mean ± sd, and a difference with its 95 % interval."""
-    val, difference = row["val_loss"], row.get("difference")
-    cells = {"attention": row["attention"], "learning_rate": f"{row['learning_rate']:g}", "steps": row["steps"]}
-    cells["val loss"] = f"{val['mean']:.4f} ± {val['sd']:.4f}" if "sd" in val else f"{val['mean']:.4f} (one seed)"
-    cells["paired difference"] = ""
+    """A row of `summarize` as a person reads it."""
+    val, difference, ratio = row["val_loss"], row.get("difference"), row.get("time_ratio")
+    rate = f"{row['learning_rate']:g}" + (", best" if row["best"] else "")
+    cells = {"attention": row["attention"], "learning rate": rate, "steps": row["steps"]}
+    cells["best val loss, mean ± sd"] = f"{val['mean']:.4f} ± {val['sd']:.4f}" if "sd" in val else f"{val['mean']:.4f}"
+    if row["missing"]:
+        cells["best val loss, mean ± sd"] += f" (without seed {', '.join(map(str, row['missing']))})"
+    cells["seeds"] = val["n"]
+    cells["paired difference, 95 % interval"] = ""
     if difference:
-        interval = (
-            f"± {difference['half']:.4f} (n = {difference['n']})" if "half" in difference else "(one seed: no interval)"
-        )
-        cells["paired difference"] = f"{difference['mean']:+.4f} {interval}"
-    cells["time"] = f"{row['seconds']:.2f}" if "seconds" in row else ""
+        interval = f"± {difference['half']:.4f}" if "half" in difference else "(one seed: no interval)"
+        cells["paired difference, 95 % interval"] = f"{difference['mean']:+.4f} {interval}"
+    cells["time"] = "" if ratio is None else f"{ratio['mean']:.2f}" + (f" ± {ratio['sd']:.2f}" if "sd" in ratio else "")
     return cells | {"parameters": f"{row['parameters']:,}", "MFLOP a token": f"{row['flops_per_token'] / 1e6:.2f}"}
 
 
@@ -348,20 +370,17 @@ def about(rows, device, jobs):
 
 
 def draw(out, title, rows, summary):
-    """loss.png, and where they have something to show lam.png or g.png and rates.png."""
-    best = {}
-    for row in summary:  # of several learning rates the best of each mechanism
-        if row["attention"] not in best or row["val_loss"]["mean"] < best[row["attention"]]["val_loss"]["mean"]:
-            best[row["attention"]] = row
-    chosen = {
-        name: [r for r in rows if (r["attention"], r["learning_rate"]) == (name, row["learning_rate"])]
-        for name, row in best.items()
-    }
-    save_figure(out / "loss.png", title, [functools.partial(draw_losses, chosen), functools.partial(draw_pairs, best)])
+    """loss.png, and where they have something to show needles.png, lam.png, g.png and rates.png."""
+    best = {row["attention"]: row for row in summary if row["best"]}
+    of = {name: (name, row["learning_rate"]) for name, row in best.items()}
+    chosen = {name: [r for r in rows if (r["attention"], r["learning_rate"]) == key] for name, key in of.items()}
+    if best:
+        panels = [functools.partial(draw_losses, chosen), functools.partial(draw_pairs, best, summary[0]["attention"])]
+        save_figure(out / "loss.png", title, panels)
     for name in ("lam", "g"):
         if mine := [mechanism for mechanism, runs in chosen.items() if name in runs[0]]:
             save_figure(out / f"{name}.png", title, [functools.partial(draw_watched, chosen[m], name) for m in mine])
-    if "exact" in summary[0]:
+    if best and "exact" in summary[0]:
         save_figure(out / "needles.png", title, [functools.partial(draw_needles, best)])
     if len({row["learning_rate"] for row in summary}) > 1:
         save_figure(out / "rates.png", title, [functools.partial(draw_rates, summary)])
@@ -375,7 +394,7 @@ def save_figure(path, title, panels):
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         panel(axes)
         axes.grid(alpha=0.3)
-    figure.suptitle(textwrap.fill(title, 75 * len(panels)), fontsize=9)
+    figure.suptitle(textwrap.fill(title, 75 * len(panels)), fontsize=9, parse_math=False)
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
@@ -386,22 +405,22 @@ def draw_losses(chosen, axes):
         x, mean, sd = runs[0]["steps"][1:], curves.mean(0), curves.std(0, ddof=min(1, len(runs) - 1))
         axes.plot(x, mean, label=f"{name}, {runs[0]['learning_rate']:g}", **look(name), ms=4)
         axes.fill_between(x, mean - sd, mean + sd, color=look(name)["color"], alpha=0.2, lw=0)
-    axes.set(xlabel="step", ylabel="validation loss (nats a token)", title="mean ± sd over seeds; learning rate")
-    axes.legend()
+    axes.set(xlabel="step", ylabel="validation loss (nats a token)", title="mean ± sd over seeds")
+    axes.legend(title="learning rate")
 
 
-def draw_pairs(best, axes):
+def draw_pairs(best, first, axes):
     """Every seed's difference to the first mechanism with the same seed, their mean, its 95 % interval."""
-    first, *others = best
+    others = [name for name in best if "pairs" in best[name]]
     for i, name in enumerate(others):
-        pairs, spread = best[name].get("pairs", {}), best[name].get("difference", {})
+        pairs, difference = best[name]["pairs"].values(), best[name]["difference"]
         style = {"color": look(name)["color"]}
-        axes.plot([i - 0.15] * len(pairs), [*pairs.values()], ls="", marker=look(name)["marker"], mfc="none", **style)
-        if "half" in spread:
-            axes.errorbar([i + 0.15], [spread["mean"]], [spread["half"]], marker="_", ms=16, capsize=5, **style)
+        axes.plot([i - 0.15] * len(pairs), [*pairs], ls="", marker=look(name)["marker"], mfc="none", **style)
+        if "half" in difference:
+            axes.errorbar([i + 0.15], [difference["mean"]], [difference["half"]], marker="_", ms=16, capsize=5, **style)
     axes.axhline(0, color="0.4", lw=0.8)
     axes.set_xticks(range(len(others)), others)
-    axes.set(xlim=(-0.6, len(others) - 0.4), ylabel=f"validation loss − that of {first} (nats a token)")
+    axes.set(xlim=(-0.6, max(1, len(others)) - 0.4), ylabel=f"best val loss − that of {first} (nats a token)")
     axes.set_title("pairs of the same seed; mean and its 95 % interval")
 
 

@@ -136,6 +136,8 @@ def find_files(sources):
             if len(texts) < len(inside):
                 print(f"{source}: {len(texts)} files taken, {len(inside) - len(texts)} without text left out")
             files += texts
+        elif source == "needles":
+            raise UsageError("needles comes first: python prepare.py needles [--name=value ...]")
         elif not path.exists():
             raise UsageError(f"no file or folder {source}{nearest(source, ['stdlib', 'shakespeare', 'needles'])}")
         elif not is_text(path):
@@ -442,12 +444,12 @@ def hide(draw, n_needles, n_queries, length, held_out=False, depth=None):
     """A Context of `length` characters, drawn by the random.Random `draw`; no city and no number is in it twice.
 
     depth: where between the filler's beginning (0) and end (1) the needle is that is asked first; none: anywhere, as
-    the others are. Of fewer needles than queries some are asked again.
+    the others are. Any query may ask for any needle: were none asked twice, the last answers could be told by what is
+    left.
     """
     found = zip(draw.sample(CITIES[held_out], n_needles), draw.sample(NUMBERS[held_out], n_needles), strict=True)
     found = ["=".join(pair) for pair in found]
-    again = range(n_queries - n_needles)
-    asked = draw.sample(range(n_needles), min(n_queries, n_needles)) + [draw.randrange(n_needles) for _ in again]
+    asked = [draw.randrange(n_needles) for _ in range(n_queries)]
     queries = "".join(f"?{found[i]}" for i in asked)
     room = length - len(queries) - NEEDLE * n_needles
     filler = "".join(f"{draw.choice(WORDS)} " for _ in range(room // 3))  # no word is shorter than that

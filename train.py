@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -71,8 +72,7 @@ def train(
     rank, n_ranks = join(device, gradient_accumulation_steps)
     with rank_0_first():
         folder, meta, tokens = load_dataset(dataset, device, model.block_size)
-    if (record := meta.get("record")) and record["length"] != (T := model.block_size):
-        raise UsageError(f"{folder} is made of records of {(L := record['length'])} tokens: block_size={T} must be {L}")
+        check_record(folder, record := meta.get("record"), model.block_size, eval_tokens)
     model = dataclasses.replace(model, vocab_size=max(model.vocab_size, meta["vocab_size"]))
     out = Path(out_dir or f"out/{folder.name}-{model.attention}")
     options |= {"vocab_size": model.vocab_size, "out_dir": out.as_posix()}
@@ -398,6 +398,15 @@ def load_dataset(dataset, device, block_size):
     return folder, meta, tokens
 
 
+def check_record(folder, record, block_size, eval_tokens=None):
+    """Raises UsageError where a model's windows are not the dataset's records, or none would be evaluated."""
+    if record and record["length"] != block_size:
+        length = record["length"]
+        raise UsageError(f"{folder} is made of records of {length} tokens: block_size={block_size} must be {length}")
+    if record and (eval_tokens or block_size) < block_size:
+        raise UsageError(f"eval_tokens={eval_tokens}: {folder} is made of records of {block_size} tokens, give as many")
+
+
 def load_split(folder, part, meta, device):
     """The tokens of train.bin or val.bin, in memory as a tensor on `device`, or memory-mapped where they are many."""
     path = folder / f"{part}.bin"
@@ -421,7 +430,7 @@ def gather(tokens, index):
 def batch(tokens, n, block_size, seed, step, record=None):
     """n windows and what follows each of their tokens, x and y BT: drawn from (seed, step) alone.
 
-    A corpus of records has windows that are records, and y is −1 where a token does not count.
+    A corpus of records has windows that are records (but never the last one), and y is −1 where a token does not count.
     """
     stride = block_size if record else 1
     draw = np.random.default_rng((seed, step))
@@ -441,7 +450,10 @@ def scored(y, record):
 
 @torch.no_grad()
 def evaluate(loss_of, gpt, tokens, batch_size, block_size, eval_tokens=None, record=None):
-    """Mean loss, nats a token, over `tokens` in order: every one but the first is predicted once, in its window."""
+    """Mean loss, nats a token, over `tokens` in order: every one but the first is predicted once, in its window.
+
+    Of a corpus of records only what counts in them.
+    """
     size, end = batch_size * block_size, min(len(tokens) - 1, eval_tokens or len(tokens))
     rank, n_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = next(gpt.parameters()).device
@@ -549,8 +561,11 @@ def refuse_other(what, old, new, names):
         raise UsageError(f"{what}: {'; '.join(differences)}")
 
 
+CODE = [Path(__file__).with_name(name) for name in ("model.py", "train.py")]  # whose lines a run depends on
+
+
 def origin(folder):
-    """Tokenizer, versions and commit, for a checkpoint to carry."""
+    """Tokenizer, versions, commit and a sha256 of what computes a run, for a checkpoint to carry."""
     frozen = folder / "tokenizer.json"
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
@@ -561,6 +576,7 @@ def origin(folder):
         "tokenizer": json.loads(frozen.read_text(encoding="utf-8")) if frozen.exists() else {"name": "bytes"},
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         "commit": commit,
+        "code": hashlib.sha256(b"".join(path.read_bytes() for path in CODE)).hexdigest(),
     }
 
 
@@ -612,7 +628,7 @@ def load(path, device="cpu"):
     if hashlib.sha256(memoryview(content)[:end]).hexdigest().encode() != content[-64:]:
         raise UsageError(f"{path} is damaged: its checksum is not the one it was saved with")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except pickle.UnpicklingError:
         raise UsageError(f"{path} is no checkpoint of train.py: it holds more than tensors, numbers and text") from None
 
@@ -670,7 +686,11 @@ def draw(out, title, gpt):
         points = [(row["step"], row[name]) for row in rows if name in row]
         axes.plot([x for x, _ in points], [y for _, y in points], label=name.partition("_")[0], **style)
     size = f"{gpt.config.n_layer} layers of {gpt.config.n_embd}, {gpt.n_params() / 1e6:.2f}M parameters"
-    axes.set(xlabel="step", ylabel="loss (nats a token)", title=f"{title}\n{gpt.config.attention}, {size}")
+    axes.set(
+        xlabel="step",
+        ylabel="loss (nats a token)",
+        title=f"{title}\n{gpt.config.attention}, {size}".replace("$", r"\$"),
+    )
     axes.legend()
     write_whole(out / "loss.png", lambda file: figure.savefig(file, format="png", dpi=120))
 
