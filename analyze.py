@@ -815,7 +815,7 @@ def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
     figure = figure_of(columns * side + 1, columns * side + 0.5)
     words = spelled(ids.tolist(), tokenizer) if len(ids) <= READABLE else None
     heatmaps(figure, figure.subplots(columns, columns, squeeze=False).flatten(), list(shown.items()), words)
-    title = f"Layer {layer}, head {head}: a row is a token that looks, a column what it sees"
+    title = f"Layer {layer}, head {head}: a row is a token that looks, a column what it sees (−: negative)"
     figure.suptitle(f"{title}\n{described(entry)}", fontsize=10)
     save(out / f"map-{name}.png", figure)
 
@@ -827,6 +827,10 @@ def heatmaps(figure, grid, maps, words):
     largest = max(abs(A).max() for A in drawn)
     for axes, (title, _), A in zip(grid, maps, drawn, strict=True):
         image = axes.imshow(A, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+        if words:  # in grey, too, it shows which are negative
+            for color, least, most in (("white", largest / 2, largest), ("black", largest / 50, largest / 2)):
+                y, x = np.nonzero((-A > least) & (-A <= most))
+                axes.plot(x, y, ls="", marker="_", ms=3, color=color)
         axes.set_facecolor("0.88")
         axes.set_title(title, fontsize=8 if words is None else 11)
         if words is None:

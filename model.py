@@ -32,6 +32,7 @@ class GPTConfig:
     n_head: int = 4  # softmax maps a layer: 12 are 12 heads, or 6 differential heads of two maps each
     n_embd: int = 128  # channels
     dropout: float = 0.0  # share of embeddings, attention weights and block outputs dropped in training
+    init_std: float = 0.02  # standard deviation of the first weights; GPT-2's, small for a model far narrower than it
 
     def __post_init__(self):
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
@@ -39,6 +40,8 @@ class GPTConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: must be at least 0 and less than 1")
+        if not 0 < self.init_std < math.inf:
+            raise ValueError(f"init_std={self.init_std}: must be greater than 0 and finite")
         if self.attention not in ATTENTION:
             near = difflib.get_close_matches(self.attention, ATTENTION, 1, cutoff=0.4)
             hint = f" (did you mean {near[0]}?)" if near else ""
@@ -322,14 +325,14 @@ class GPT(nn.Module):
     def init(self, generator):
         """Every weight's first value.
 
-        Linear, Embedding      N(0, 0.02)
-        out, down              N(0, 0.02/√(2 n_layer)): 2 n_layer of them add up in the residual stream
+        Linear, Embedding      N(0, init_std)
+        out, down              N(0, init_std/√(2 n_layer)): 2 n_layer of them add up in the residual stream
         g, λq, λk, head_norm   in their class
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 residual = name.endswith((".out", ".down"))
-                std = 0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02
+                std = self.config.init_std / (math.sqrt(2 * self.config.n_layer) if residual else 1)
                 nn.init.normal_(module.weight, std=std, generator=generator)
 
     def forward(self, tokens, targets=None, cache=None):

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,10 @@ def test_losses_are_split_and_compared():
     nats = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
     hit = torch.tensor([[False, True], [False, False]])
     found = analysis.split_losses(nats, hit)
-    assert found == {"all": 3, "hit_share": 0.25, "hit": 2, "rest": pytest.approx(10 / 3), "by_position": [2, 4]}
+    errors = {"hit_error": None, "rest_error": pytest.approx(statistics.stdev([1, 3, 6]) / 3**0.5)}
+    assert (
+        found == {"all": 3, "hit_share": 0.25, "hit": 2, "rest": pytest.approx(10 / 3), "by_position": [2, 4]} | errors
+    )
     assert analysis.split_losses(nats, hit & False)["hit"] is None
     after = nats + torch.tensor([[1.0], [2.0]])
     assert analysis.change(nats, after) == {"loss_change": 1.5, "standard_error": pytest.approx(0.5)}

@@ -75,7 +75,8 @@ def test_the_table_says_what_the_runs_found(compared):
     assert differential["difference"]["half"] == pytest.approx(
         12.706 * statistics.stdev(pairs) / math.sqrt(2), rel=1e-3
     )
-    assert "difference" not in vanilla and vanilla["seconds"] == 1 and differential["seconds"] > 0
+    assert "difference" not in vanilla and vanilla["time_ratio"] == {"n": 2, "mean": 1, "sd": 0, "half": 0}
+    assert differential["time_ratio"]["mean"] > 0 and vanilla["best"] and differential["best"]
     assert differential["parameters"] == vanilla["parameters"] + 4 * 8 + 16  # λ's four vectors, the norm's gain
     assert differential["flops_per_token"] > vanilla["flops_per_token"]
 
@@ -104,12 +105,27 @@ def test_done_runs_are_not_run_again(again, compared, monkeypatch):
 def test_runs_with_other_options_are_not_taken_for_these(again):
     with pytest.raises(UsageError) as error:
         again(max_iters=30)
-    assert "vanilla-0.001-1 holds a run with other options (max_iters 20 -> 30): choose" in str(error.value)
+    assert "vanilla-0.001-1 holds another run (max_iters 20 -> 30): choose another --out_dir" in str(error.value)
 
 
 def test_runs_on_other_data_are_not_taken_for_these(again, corpus, monkeypatch):
-    monkeypatch.setattr(compare_py, "load_dataset", lambda *args: (corpus, {"source": "another"}, None))
-    with pytest.raises(UsageError, match="is not what the runs in out/copy were trained on"):
+    other = json.loads((corpus / "meta.json").read_text()) | {"source": "another"}
+    monkeypatch.setattr(compare_py, "load_dataset", lambda *args: (corpus, other, None))
+    with pytest.raises(UsageError, match=r"vanilla-0.001-1 holds another run \(another dataset\)"):
+        again()
+
+
+def test_runs_of_other_code_are_not_taken_for_these(again, monkeypatch):
+    monkeypatch.setattr(compare_py, "origin", lambda folder: {"commit": None, "code": "of tomorrow"})
+    with pytest.raises(UsageError, match=r"holds another run \(another model.py or train.py\)"):
+        again()
+
+
+def test_a_run_whose_metrics_are_damaged_is_not_called_done(again):
+    metrics = Path("out/copy/vanilla-0.001-1/metrics.jsonl")
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:5] + lines[6:]))
+    with pytest.raises(UsageError, match=r"vanilla-0.001-1/metrics.jsonl is damaged: remove out/copy/vanilla-0.001-1"):
         again()
 
 
@@ -178,27 +194,41 @@ def test_differences_are_of_pairs():
     assert softmax1["val_loss"]["n"] == 3 and softmax1["difference"]["n"] == 2  # seed 3 has no other half
     assert softmax1["difference"]["mean"] == pytest.approx(0.2)
     assert softmax1["difference"]["half"] == pytest.approx(12.7062 * 0.1, rel=1e-4)  # t of one degree of freedom
-    assert softmax1["pairs"] == {1: pytest.approx(0.1), 2: pytest.approx(0.3)} and softmax1["seconds"] == 1.5
-    assert written(softmax1)["paired difference"] == "+0.2000 ± 1.2706 (n = 2)"
+    assert softmax1["pairs"] == {1: pytest.approx(0.1), 2: pytest.approx(0.3)} and softmax1["time_ratio"]["mean"] == 1.5
+    assert vanilla["missing"] == [3] and softmax1["missing"] == []  # and so vanilla has no best rate
+    assert written(softmax1)["paired difference, 95 % interval"] == "+0.2000 ± 1.2706"
+    assert written(vanilla)["best val loss, mean ± sd"] == "2.5000 ± 0.7071 (without seed 3)"
 
 
-def test_a_mechanism_is_compared_at_the_same_learning_rate():
+def test_of_several_learning_rates_the_best_of_each_is_compared_with_the_best_of_the_first():
     rows = [
         row("vanilla", 1, 2.0),
         row("vanilla", 1, 1.0, 1e-2),
-        row("softmax1", 1, 2.5),
+        row("softmax1", 1, 1.5),
         row("softmax1", 1, 1.7, 1e-2),
     ]
     found = {(r["attention"], r["learning_rate"]): r for r in summarize(rows, ("vanilla", "softmax1"))}
-    assert found["softmax1", 1e-3]["difference"]["mean"] == 0.5
-    assert found["softmax1", 1e-2]["difference"]["mean"] == pytest.approx(0.7)
+    assert [key for key, r in found.items() if r["best"]] == [("vanilla", 1e-2), ("softmax1", 1e-3)]
+    assert found["softmax1", 1e-3]["difference"]["mean"] == 0.5 and found["softmax1", 1e-3]["to_learning_rate"] == 1e-2
+    assert found["softmax1", 1e-2]["difference"]["mean"] == pytest.approx(0.7)  # not its best: rate against rate
+    assert written(found["softmax1", 1e-3])["learning rate"] == "0.001, best"
+
+
+def test_a_rate_that_killed_a_seed_is_nobodys_best():
+    rows = [
+        row("vanilla", s, loss, rate)
+        for rate, losses in ((1e-3, (2, 2)), (1e-2, (1,)))
+        for s, loss in enumerate(losses)
+    ]
+    slow, fast = summarize(rows, ("vanilla",))
+    assert slow["best"] and not fast["best"] and fast["missing"] == [1]
 
 
 def test_one_seed_has_no_interval():
     assert spread([2.0]) == {"n": 1, "mean": 2.0}
     _, softmax1 = summarize([row("vanilla", 1, 2.0), row("softmax1", 1, 2.5)], ("vanilla", "softmax1"))
-    assert written(softmax1)["paired difference"] == "+0.5000 (one seed: no interval)"
-    assert written(softmax1)["val loss"] == "2.5000 (one seed)"
+    assert written(softmax1)["paired difference, 95 % interval"] == "+0.5000 (one seed: no interval)"
+    assert written(softmax1)["best val loss, mean ± sd"] == "2.5000"
 
 
 @pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (1000, 1.9623)])
@@ -215,12 +245,17 @@ def test_equal_time_gives_a_slower_mechanism_fewer_steps(monkeypatch):
         ]
 
     settings = compare_py.whole({**SHAPE, **SHORT, "batch_size": 2, "attention": "vanilla"})
-    ask = lambda equal: compare_py.steps_of(TWO["attentions"], equal, settings, torch.device("cpu"), Path())  # noqa: E731
+
+    def ask(equal, jobs=2):
+        return compare_py.steps_of(TWO["attentions"], equal, settings, torch.device("cpu"), jobs, Path())
+
     monkeypatch.setattr(compare_py, "training_steps", training_steps)
     assert ask("tokens") == {"vanilla": 20, "differential": 20} and not Path("steps.json").exists()
     assert ask("time") == {"vanilla": 20, "differential": 12}  # 20 · 10 / 16
     monkeypatch.setattr(compare_py, "training_steps", None)  # measured once: gone on with, runs keep their steps
     assert ask("time") == {"vanilla": 20, "differential": 12}
+    with pytest.raises(UsageError, match=r"steps.json is of other mechanisms, jobs or options"):
+        ask("time", jobs=1)
 
 
 def test_every_figure_is_drawn():
@@ -269,11 +304,18 @@ def test_needles_are_counted_over_seeds(capsys):
         ({"learning_rates": (0.1, 0.1)}, "learning_rates=0.1,0.1: one is named twice"),
         ({"jobs": 0}, "jobs=0: must be at least 1"),
         ({"n_head": 3, "n_embd": 12}, "n_head=3: a differential head is two maps, so n_head must be even"),
+        (
+            {"equal": "time", "gradient_accumulation_steps": 2},
+            "equal=time measures a step of one micro-batch: gradient_accumulation_steps must be 1",
+        ),
+        ({"learning_rates": (1e-3, -1.0), "dataset": "CORPUS"}, "learning_rate=-1.0: must be at least 0 and finite"),
         ({"dataset": "nowhere"}, "no dataset data/nowhere: there is none yet; python prepare.py makes one"),
     ],
 )
-def test_mistakes_are_explained(options, message):
+def test_mistakes_are_explained(options, message, corpus):
+    options = {name: str(corpus) if value == "CORPUS" else value for name, value in options.items()}
     assert mistake(**options) == message
+    assert not list(Path().rglob("ckpt.pt"))  # nothing was trained before the mistake was found
 
 
 def test_it_takes_the_options_of_train_and_its_own():

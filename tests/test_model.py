@@ -333,14 +333,15 @@ def test_all_mechanisms_start_from_the_same_shared_weights():
     assert not torch.equal(GPT(GPTConfig(**SMALL)).embedding.weight, nets["vanilla"].embedding.weight.float())
 
 
-def test_initial_weights_are_those_of_the_table():
-    net = GPT(GPTConfig(n_layer=8, n_embd=256))
+@pytest.mark.parametrize("std", [0.02, 0.1])
+def test_initial_weights_are_those_of_the_table(std):
+    net = GPT(GPTConfig(n_layer=8, n_embd=256, init_std=std))
     for name, p in net.named_parameters():
         if p.dim() == 1:
             assert (p == 1).all()
         else:
             residual = name.endswith(("out.weight", "down.weight"))
-            assert p.std().item() == pytest.approx(0.02 / 4 if residual else 0.02, rel=0.02)
+            assert p.std().item() == pytest.approx(std / 4 if residual else std, rel=0.02)
 
 
 @every
@@ -468,6 +469,8 @@ def test_pick_survives_extreme_temperatures_and_logits():
         ({"attention": "diferential"}, "did you mean differential?"),
         ({"attention": "diff"}, "did you mean differential?"),
         ({"dropout": 1.0}, "dropout=1.0: must be at least 0 and less than 1"),
+        ({"init_std": 0.0}, "init_std=0.0: must be greater than 0 and finite"),
+        ({"init_std": float("nan")}, "init_std=nan: must be greater than 0 and finite"),
         ({"n_layer": 0}, "n_layer=0: must be at least 1"),
         ({"block_size": -1}, "block_size=-1: must be at least 1"),
     ],
