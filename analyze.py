@@ -829,7 +829,7 @@ def heatmaps(figure, grid, maps, words):
         image = axes.imshow(A, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
         if words:  # in grey, too, it shows which are negative
             for color, least, most in (("white", largest / 2, largest), ("black", largest / 50, largest / 2)):
-                y, x = np.nonzero((-A > least) & (-A <= most))
+                y, x = np.nonzero((least < -A) & (most >= -A))
                 axes.plot(x, y, ls="", marker="_", ms=3, color=color)
         axes.set_facecolor("0.88")
         axes.set_title(title, fontsize=8 if words is None else 11)

@@ -368,17 +368,17 @@ CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def needles(
     *,
-    n_needles: int = 6,  # the most that a context hides: it hides 1, 2, ... or so many, each as often
+    n_needles: int = 4,  # the most that a context hides: it hides 1, 2, ... or so many, each as often
     n_queries: int = 4,  # how many of them it asks for at its end
-    length: int = 96,  # characters of a context, which are its tokens
-    n_contexts: int = 50000,  # to train on
+    length: int = 64,  # characters of a context, which are its tokens
+    n_contexts: int = 100000,  # to train on
     n_val_contexts: int = 2000,  # to validate on, with cities and numbers of their own
     seed: int = 1,  # of what is drawn
     name: str = "needles",  # folder under data/
 ):
     """Make the multi-needle task: contexts of filler with needles in it, and queries for some of them at the end.
 
-    A needle is `KQ=472 ` (the number of city KQ is 472), a query `?KQ=472`, of which only the number counts in the
+    A needle is `KQ472 ` (the number of city KQ is 472), a query `?KQ472`, of which only the number counts in the
     loss. A quarter of the cities and a twentieth of the numbers are in val alone. Of 1000 guesses one is right; who
     copies any of the N numbers in a context is right once in N. After https://arxiv.org/abs/2410.05258, table 2.
     """
@@ -424,7 +424,7 @@ def apart(words, share):
 
 CITIES = apart([a + b for a in CAPITALS for b in CAPITALS], 0.25)
 NUMBERS = apart([f"{n:03}" for n in range(1000)], 0.05)
-NEEDLE, QUERY = len("KQ=472 "), len("?KQ=472")
+NEEDLE, QUERY = len("KQ472 "), len("?KQ472")
 
 
 def shortest(n_needles, n_queries):
@@ -448,7 +448,7 @@ def hide(draw, n_needles, n_queries, length, held_out=False, depth=None):
     left.
     """
     found = zip(draw.sample(CITIES[held_out], n_needles), draw.sample(NUMBERS[held_out], n_needles), strict=True)
-    found = ["=".join(pair) for pair in found]
+    found = ["".join(pair) for pair in found]
     asked = [draw.randrange(n_needles) for _ in range(n_queries)]
     queries = "".join(f"?{found[i]}" for i in asked)
     room = length - len(queries) - NEEDLE * n_needles

@@ -12,7 +12,7 @@ keep() { # out/$1's results.json, analysis.json and figures -> docs/results/$1
 
 [ -d data/tinyshakespeare ] || python prepare.py shakespeare
 [ -d data/stdlib ] || python prepare.py stdlib
-[ -d data/needles ] || python prepare.py needles --n_contexts=100000
+[ -d data/needles ] || python prepare.py needles
 
 python compare.py config/cpu.toml --dataset=tinyshakespeare --eval_interval=200 --jobs=2 --out_dir=out/shakespeare
 keep shakespeare
@@ -27,5 +27,5 @@ python analyze.py out/shakespeare/{vanilla,softmax1,temperature,differential}-0.
 keep analysis
 python analyze.py out/shakespeare/differential-0.003-{1,2,3,4} --out_dir=out/analysis-seeds
 keep analysis-seeds
-python analyze.py out/needles/{vanilla,softmax1,temperature,differential}-0.004-1 --out_dir=out/analysis-needles
+python analyze.py out/needles/{vanilla,softmax1,temperature,differential}-0.002-1 --out_dir=out/analysis-needles
 keep analysis-needles
