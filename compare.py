@@ -300,6 +300,7 @@ def summarize(rows, attentions):
             row["time_ratio"] = spread([x["seconds"] / other["seconds"] for x, other in pairs])
         if "needles" in mine[0]:
             row |= summarize_needles([x["needles"] for x in mine])
+        row["swept"] = len(rates) > 1
         found.append(row | {name: mine[0][name] for name in ("parameters", "flops_per_token")})
     return found
 
@@ -336,7 +337,7 @@ def student(freedom):
 def written(row):
     """A row of `summarize` as a person reads it."""
     val, difference, ratio = row["val_loss"], row.get("difference"), row.get("time_ratio")
-    rate = f"{row['learning_rate']:g}" + (", best" if row["best"] else "")
+    rate = f"{row['learning_rate']:g}" + (", best" if row["best"] and row["swept"] else "")
     cells = {"attention": row["attention"], "learning rate": rate, "steps": row["steps"]}
     cells["best val loss, mean ± sd"] = f"{val['mean']:.4f} ± {val['sd']:.4f}" if "sd" in val else f"{val['mean']:.4f}"
     if row["missing"]:
@@ -431,10 +432,13 @@ def draw_watched(runs, name, axes):
     values = np.array([[[np.mean(layer) for layer in row] for row in run[name]] for run in runs])  # seed, step, layer
     n_layer = values.shape[2]
     for layer in range(n_layer):
-        color = colormaps["viridis"](0.9 * layer / max(1, n_layer - 1))
-        axes.plot(runs[0]["steps"], values[:, :, layer].T, color=color, lw=0.7, alpha=0.7)
+        style = {
+            "color": colormaps["viridis"](0.9 * layer / max(1, n_layer - 1)),
+            "ls": ("-", "--", "-.", ":")[layer % 4],
+        }
+        axes.plot(runs[0]["steps"], values[:, :, layer].T, lw=0.8, alpha=0.7, **style)
         mark = {"marker": "osD^v<>"[layer % 7], "ms": 5, "lw": 2.2}
-        axes.plot(runs[0]["steps"], values[:, :, layer].mean(0), color=color, label=f"layer {layer}", **mark)
+        axes.plot(runs[0]["steps"], values[:, :, layer].mean(0), label=f"layer {layer}", **style, **mark)
     axes.set(xlabel="step", ylabel={"lam": "λ"}.get(name, name), title=f"{runs[0]['attention']}: seeds, and their mean")
     axes.legend()
 

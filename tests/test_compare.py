@@ -229,6 +229,7 @@ def test_one_seed_has_no_interval():
     _, softmax1 = summarize([row("vanilla", 1, 2.0), row("softmax1", 1, 2.5)], ("vanilla", "softmax1"))
     assert written(softmax1)["paired difference, 95 % interval"] == "+0.5000 (one seed: no interval)"
     assert written(softmax1)["best val loss, mean ± sd"] == "2.5000"
+    assert written(softmax1)["learning rate"] == "0.001"  # of one rate none is the best
 
 
 @pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (1000, 1.9623)])
