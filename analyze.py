@@ -17,6 +17,7 @@ import json
 import math
 import random
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def analyze(
         show(entry)
         draw_maps(out, entry, gpt, ids.to(device), tokenizer, len(gpt.blocks) - 1 if layer is None else layer, head)
         draw_learned(out, entry)
-    print(f"\nall, means over layers and heads\n\n{table(compared(report['checkpoints']))}")
+    show_all(report["checkpoints"])
     whole = json.dumps(report, indent=1, allow_nan=False)
     write_whole(out / "analysis.json", lambda file: file.write(whole.encode()))
     draw_weights(out / "weights.png", report["checkpoints"])
@@ -694,31 +695,46 @@ def learned(gpt, path):
     return found
 
 
-def compared(entries):
-    """Rows, a number each, with a column for every checkpoint; numbers of heads are means over layers and heads."""
-    columns = {entry["name"]: summary(entry) for entry in entries}
-    names = dict.fromkeys(name for column in columns.values() for name in column)
-    return [{"": name, **{who: column.get(name, "") for who, column in columns.items()}} for name in names]
+def compared(groups):
+    """Rows, a number each, a column for every group, {name: entries}: mean ± standard deviation of its checkpoints.
+
+    Numbers of heads are means over layers and heads.
+    """
+    columns = {who: [summary(entry) for entry in entries] for who, entries in groups.items()}
+    names = dict.fromkeys(name for column in columns.values() for one in column for name in one)
+    return [
+        {"": name} | {who: told(name, [one.get(name) for one in of]) for who, of in columns.items()} for name in names
+    ]
+
+
+def told(name, values):
+    """A cell of that table: losses with four digits after the point, other numbers with three in all."""
+    values = [value for value in values if value is not None]
+    if not values or isinstance(values[0], int):
+        return ", ".join(dict.fromkeys(f"{value:,}" for value in values))
+    digits = ".4f" if name.startswith(("loss", "Δ")) else ".3g"
+    spread = f" ± {statistics.stdev(values):{digits}}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{'+' * name.startswith('Δ')}{digits}}{spread}"
 
 
 def summary(entry):
-    """{name: number} of a checkpoint."""
+    """{name: number or None} of a checkpoint."""
     loss, heads = entry["loss"], entry["heads"]
-    numbers = {"parameters": f"{entry['parameters']:,}", "step": entry["step"], "seed": entry["seed"]}
-    numbers |= {"loss": f"{loss['all']:.4f}", "loss of repeated n-grams": loss["hit"], "loss of the rest": loss["rest"]}
+    numbers = {name: entry[name] for name in ("parameters", "step", "seed")}
+    numbers |= {"loss": loss["all"], "loss of repeated n-grams": loss["hit"], "loss of the rest": loss["rest"]}
     numbers["share of repeated n-grams"] = loss["hit_share"]
     numbers |= {name: float(np.mean([row[name] for row in heads])) for name in heads[0] if name not in PLACE}
     numbers["sink_rate"] = sink_rate([row["on_first"] for row in heads])
     for row in entry["outliers"]:
         if row["layer"] == "all":
-            wanted = ("top_1", "top_10", "median", "kurtosis", "inf_norm")
+            wanted = ("top_1", "top_2", "top_3", "top_10", "top_100", "median", "kurtosis", "inf_norm")
             numbers |= {f"{row['of']} {name}": row[name] for name in wanted if name in row}
-    numbers |= {row["what"]: f"{row['loss_change']:+.4f}" for row in entry["interventions"]}
+    numbers |= {f"Δ loss, {row['what']}": row["loss_change"] for row in entry["interventions"]}
     if found := entry.get("needles"):
         numbers |= {f"exact, {row['needles']} needles": row["exact"] for row in found["by_n"]}
         for name in LOOKS:
             numbers[f"answering, {name}"] = float(np.mean([row[name] for row in found["attention"]]))
-    return {name: "" if value is None else value for name, value in numbers.items()}
+    return numbers
 
 
 PLACE = ("layer", "head")
@@ -740,6 +756,16 @@ def show(entry):
         print(table(rows) + "\n")
     shown = [{name: "" if value is None else value for name, value in row.items()} for row in entry["interventions"]]
     print(f"loss {entry['loss']['all']:.4f} nats a token over {entry['tokens']:,} tokens\n\n{table(shown)}", flush=True)
+
+
+def show_all(entries):
+    """Print the checkpoints side by side, and their means where several are of one mechanism."""
+    print(f"\nall, means over layers and heads\n\n{table(compared({entry['name']: [entry] for entry in entries}))}")
+    groups = {}
+    for entry in entries:
+        groups.setdefault(entry["attention"], []).append(entry)
+    if len(groups) < len(entries):
+        print(f"\nmean ± sd over the checkpoints of each mechanism\n\n{table(compared(groups))}")
 
 
 # ---------------------------------------------------------------------------- figures

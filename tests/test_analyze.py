@@ -332,7 +332,24 @@ def test_four_mechanisms_side_by_side(checkpoints, capsys):
         assert f"{entry['name']}, {entry['parameters']:,} parameters, step 2, seed 1337" in said
     lam = report["checkpoints"][3]["learned"]["lam"]
     assert len(lam["start"]) == len(lam["now"]) == 2 and [row[0] for row in lam["over_training"]] == [0, 2]
-    assert table(analysis.compared(report["checkpoints"])) in said
+    assert table(analysis.compared({entry["name"]: [entry] for entry in report["checkpoints"]})) in said
+    assert "mean ± sd" not in said
+
+
+def test_checkpoints_of_one_mechanism_are_averaged(runs, capsys):
+    for seed in (1, 2):
+        shutil.copytree(runs / "vanilla", f"vanilla-{seed}")
+    entries = analyze("vanilla-1", "vanilla-2", str(runs / "softmax1"), tokens=320, windows=4)["checkpoints"]
+    said = capsys.readouterr().out.partition("mean ± sd over the checkpoints of each mechanism")[2]
+    for i, wanted in enumerate(({"loss": 1.0}, {"loss": 2.0})):
+        entries[i]["loss"]["all"] = wanted["loss"]
+        entries[i]["interventions"][0]["loss_change"] = -0.5 * i
+    rows = {row[""]: row for row in analysis.compared({"vanilla": entries[:2], "softmax1": entries[2:]})}
+    assert rows["loss"]["vanilla"] == "1.5000 ± 0.7071" and "±" not in rows["loss"]["softmax1"]
+    change = f"Δ loss, {entries[0]['interventions'][0]['what']}"
+    assert rows[change]["vanilla"] == "-0.2500 ± 0.3536"
+    assert rows["parameters"]["vanilla"] == f"{entries[0]['parameters']:,}"
+    assert "| vanilla" in said and "softmax1" in said
 
 
 def test_the_validation_loss_is_the_one_of_training(runs):
