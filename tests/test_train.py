@@ -250,7 +250,7 @@ def test_of_a_record_only_its_answers_count(records):
             text = bytes(a.tolist())
             assert text in whole  # a window is a record
             counted = [i for i, target in enumerate(b.tolist()) if target >= 0]
-            assert bytes(b[counted].tolist()) == text[-10:-7] + text[-3:]  # of ...?AB=123?CD=456
+            assert bytes(b[counted].tolist()) == text[-9:-6] + text[-3:]  # of ...?AB123?CD456
             assert counted == [i - 1 for i in record["scored"]]
 
 
@@ -273,6 +273,9 @@ def test_records_are_trained_on(records):
     with pytest.raises(UsageError) as error:
         train(small(block_size=32), **options)
     assert str(error.value) == "data/needles is made of records of 48 tokens: block_size=32 must be 48"
+    with pytest.raises(UsageError) as error:
+        train(small(block_size=48), **options, eval_tokens=47)
+    assert str(error.value) == "eval_tokens=47: data/needles is made of records of 48 tokens, give as many"
 
 
 def test_bits_a_byte_compare_across_tokenizers(go, corpus):
