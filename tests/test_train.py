@@ -689,7 +689,7 @@ def test_presets_are_read_and_have_the_shape_that_they_say():
         "cpu": pytest.approx(0.82, abs=0.02),
         "gpt2": pytest.approx(124, abs=1),
         "gpu": pytest.approx(10.7, abs=0.3),
-        "needles": pytest.approx(0.16, abs=0.01),
+        "needles": pytest.approx(0.11, abs=0.01),
         "needles-gpu": pytest.approx(25, abs=1),
         "race": pytest.approx(0.23, abs=0.01),
     }
