@@ -921,9 +921,9 @@ def draw_needles(path, entries):
         axes.grid(alpha=0.3)
     first, most = figure.axes[0], entries[0]["needles"]["by_n"][-1]["needles"]
     first.plot(range(1, most + 1), [1 / n for n in range(1, most + 1)], color="0.5", lw=1, label="any needle's number")
-    first.set(ylabel="queries answered exactly (share)")
+    first.set(ylabel="queries answered exactly (share)", xticks=range(1, most + 1))
     first.legend(fontsize=8)
-    counts = f"{entries[0]['needles']['by_depth'][0]['of']} queries or more a point"
+    counts = f"{entries[0]['needles']['by_depth'][0]['of']} queries a point"
     figure.suptitle(f"Needles with held-out cities and numbers, {counts}\n{described_all(entries)}", fontsize=10)
     save(path, figure)
 

@@ -382,7 +382,7 @@ def draw(out, title, rows, summary):
         if mine := [mechanism for mechanism, runs in chosen.items() if name in runs[0]]:
             save_figure(out / f"{name}.png", title, [functools.partial(draw_watched, chosen[m], name) for m in mine])
     if best and "exact" in summary[0]:
-        save_figure(out / "needles.png", title, [functools.partial(draw_needles, best)])
+        save_figure(out / "needles.png", title, [functools.partial(draw_needles, chosen)])
     if len({row["learning_rate"] for row in summary}) > 1:
         save_figure(out / "rates.png", title, [functools.partial(draw_rates, summary)])
 
@@ -443,15 +443,16 @@ def draw_watched(runs, name, axes):
     axes.legend()
 
 
-def draw_needles(best, axes):
-    """Queries answered exactly against the number of needles, mean and standard deviation over seeds."""
-    for name, row in best.items():
-        x = range(1, len(row["exact"]) + 1)
-        y, sd = [z["mean"] for z in row["exact"]], [z.get("sd", 0) for z in row["exact"]]
-        axes.errorbar(x, y, sd, label=name, capsize=3, **look(name))
-    axes.plot(x, [1 / n for n in x], color="0.5", lw=1, label="any needle's number")
-    axes.set(xlabel="needles in the context", ylabel="queries answered exactly (share)", ylim=(-0.03, 1.03))
-    axes.set_title("mean ± sd over seeds; held-out cities and numbers")
+def draw_needles(chosen, axes):
+    """Queries answered exactly against the number of needles: a small mark a seed, a line through their means."""
+    for i, (name, runs) in enumerate(chosen.items()):
+        exact = np.array([[row["exact"] for row in run["needles"]["by_n"]] for run in runs])
+        x, style = np.arange(1, exact.shape[1] + 1), look(name)
+        axes.plot(x, exact.mean(0), label=name, ms=7, **style)
+        axes.plot(x + 0.05 * (i + 1), exact.T, **style | {"ls": ""}, ms=4, mfc="none")
+    axes.plot(x, 1 / x, color="0.5", lw=1, label="any needle's number")
+    axes.set(xlabel="needles in the context", ylabel="queries answered exactly (share)", ylim=(-0.03, 1.03), xticks=x)
+    axes.set_title("seeds, and their mean; held-out cities and numbers")
     axes.legend()
 
 
