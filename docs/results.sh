@@ -25,7 +25,7 @@ python compare.py config/cpu.toml --dataset=tinyshakespeare --eval_interval=200 
 keep equal-time loss.png
 python compare.py config/cpu.toml --eval_interval=200 --jobs=2 --out_dir=out/stdlib
 keep stdlib loss.png lam.png
-python compare.py config/needles.toml --seeds=SEEDS --jobs=2 --out_dir=out/needles
+python compare.py config/needles.toml --seeds=1,2,3 --jobs=2 --out_dir=out/needles
 keep needles loss.png needles.png lam.png
 
 python analyze.py $(checkpoints shakespeare 0.003 1) --out_dir=out/analysis
