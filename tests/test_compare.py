@@ -212,6 +212,9 @@ def test_of_several_learning_rates_the_best_of_each_is_compared_with_the_best_of
     assert found["softmax1", 1e-3]["difference"]["mean"] == 0.5 and found["softmax1", 1e-3]["to_learning_rate"] == 1e-2
     assert found["softmax1", 1e-2]["difference"]["mean"] == pytest.approx(0.7)  # not its best: rate against rate
     assert written(found["softmax1", 1e-3])["learning rate"] == "0.001, best"
+    rows[2]["val_loss"] = 2.5  # now its best is the faster one, and the slower is compared with vanilla's slower
+    found = {(r["attention"], r["learning_rate"]): r for r in summarize(rows, ("vanilla", "softmax1"))}
+    assert [found["softmax1", rate]["difference"]["mean"] for rate in (1e-3, 1e-2)] == pytest.approx([0.5, 0.7])
 
 
 def test_a_rate_that_killed_a_seed_is_nobodys_best():
