@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 keep() { # NAME FIGURE...: out/NAME's json and those figures of it -> docs/results/NAME
     mkdir -p "docs/results/$1"
     cp out/"$1"/{results,analysis}.json "docs/results/$1" 2> /dev/null || true
-    (cd "out/$1" && cp "${@:2}" "../../docs/results/$1")
+    for figure in "${@:2}"; do cp "out/$1/$figure" "docs/results/$1"; done
 }
 checkpoints() { # NAME RATE SEED...: the runs of out/NAME
     for attention in vanilla softmax1 temperature differential; do
@@ -31,6 +31,6 @@ keep needles loss.png needles.png lam.png
 python analyze.py $(checkpoints shakespeare 0.003 1) --out_dir=out/analysis
 keep analysis {map,maps}-{vanilla,softmax1,temperature,differential}.png weights.png losses.png
 python analyze.py $(checkpoints shakespeare 0.003 1 2 3 4) --tokens=16384 --out_dir=out/analysis-seeds
-keep analysis-seeds weights.png
+keep analysis-seeds
 python analyze.py $(checkpoints needles 0.002 2) --tokens=16384 --out_dir=out/analysis-needles
 keep analysis-needles needles.png map-{vanilla,differential}.png
