@@ -4,10 +4,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-keep() { # NAME FIGURE...: out/NAME's json and those figures of it -> docs/results/NAME
+keep() { # NAME FILE...: those files of out/NAME -> docs/results/NAME
     mkdir -p "docs/results/$1"
-    cp out/"$1"/{results,analysis}.json "docs/results/$1" 2> /dev/null || true
-    for figure in "${@:2}"; do cp "out/$1/$figure" "docs/results/$1"; done
+    for file in "${@:2}"; do cp "out/$1/$file" "docs/results/$1"; done
+}
+look() { # NAME ARGUMENT...: analyze.py into out/NAME, but where its last figure is there (remove that to look again)
+    [ -f "out/$1/losses.png" ] || python analyze.py "${@:2}" --out_dir="out/$1"
 }
 checkpoints() { # NAME RATE SEED...: the runs of out/NAME
     for attention in vanilla softmax1 temperature differential; do
@@ -20,17 +22,21 @@ checkpoints() { # NAME RATE SEED...: the runs of out/NAME
 [ -d data/needles ] || python prepare.py needles
 
 python compare.py config/cpu.toml --dataset=tinyshakespeare --eval_interval=200 --jobs=2 --out_dir=out/shakespeare
-keep shakespeare loss.png lam.png g.png
+keep shakespeare results.json loss.png lam.png g.png
 python compare.py config/cpu.toml --dataset=tinyshakespeare --eval_interval=200 --equal=time --jobs=2 --out_dir=out/equal-time
-keep equal-time loss.png
+keep equal-time results.json loss.png
 python compare.py config/cpu.toml --eval_interval=200 --jobs=2 --out_dir=out/stdlib
-keep stdlib loss.png lam.png
+keep stdlib results.json loss.png lam.png
 python compare.py config/needles.toml --seeds=1,2,3 --jobs=2 --out_dir=out/needles
-keep needles loss.png needles.png lam.png
+keep needles results.json loss.png needles.png lam.png
+python compare.py config/needles.toml --attentions=vanilla --seeds=1,2,3 --init_std=0.02 --jobs=2 --out_dir=out/needles-small
+keep needles-small results.json needles.png
 
-python analyze.py $(checkpoints shakespeare 0.003 1) --out_dir=out/analysis
-keep analysis {map,maps}-{vanilla,softmax1,temperature,differential}.png weights.png losses.png
-python analyze.py $(checkpoints shakespeare 0.003 1 2 3 4) --tokens=16384 --out_dir=out/analysis-seeds
-keep analysis-seeds
-python analyze.py $(checkpoints needles 0.002 2) --tokens=16384 --out_dir=out/analysis-needles
-keep analysis-needles needles.png map-{vanilla,differential}.png
+look analysis $(checkpoints shakespeare 0.003 1)
+keep analysis analysis.json {map,maps}-{vanilla,softmax1,temperature,differential}.png weights.png losses.png
+look analysis-seeds $(checkpoints shakespeare 0.003 1 2 3 4) --tokens=16384
+keep analysis-seeds analysis.json
+look analysis-needles $(checkpoints needles 0.002 2) --tokens=16384
+keep analysis-needles analysis.json needles.png map-{vanilla,differential}.png
+look analysis-needles-seeds $(checkpoints needles 0.002 1 2 3) --tokens=16384
+keep analysis-needles-seeds analysis.json
