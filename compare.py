@@ -94,7 +94,8 @@ def compare(
     write_whole(out / "results.json", lambda file: file.write(json.dumps(report, indent=1).encode()))
     if rows:
         what = about(rows, device, jobs)
-        print(f"\n{what}\n\n{table([written(row) for row in summary])}")
+        swept = len({row["learning_rate"] for row in summary}) > 1
+        print(f"\n{what}\n\n{table([written(row, swept) for row in summary])}")
         if "needles" in rows[0]:
             print("\nqueries answered exactly, and shares of |a| in the rows that answer (mean of all heads)\n")
             print(table([written_needles(row) for row in summary]))
@@ -215,7 +216,8 @@ def is_done(folder, options, data):
     saved = load(folder / "ckpt.pt")
     before, same = saved["options"], options.keys() - {"out_dir", "init_from", "overwrite"}
     wanted = options | {"vocab_size": max(options["vocab_size"], data["vocab_size"])}
-    other = [f"{name} {show(before[name])} -> {show(wanted[name])}" for name in same if before[name] != wanted[name]]
+    changed = [name for name in same if name not in before or before[name] != wanted[name]]
+    other = [f"{name} {show(before.get(name))} -> {show(wanted[name])}" for name in changed]
     other += ["another dataset"] * (saved["data"] != data)
     other += ["another model.py or train.py"] * (saved.get("code") != origin(folder)["code"])
     if other:
@@ -300,7 +302,6 @@ def summarize(rows, attentions):
             row["time_ratio"] = spread([x["seconds"] / other["seconds"] for x, other in pairs])
         if "needles" in mine[0]:
             row |= summarize_needles([x["needles"] for x in mine])
-        row["swept"] = len(rates) > 1
         found.append(row | {name: mine[0][name] for name in ("parameters", "flops_per_token")})
     return found
 
@@ -334,10 +335,10 @@ def student(freedom):
 # ---------------------------------------------------------------------------- what is shown
 
 
-def written(row):
-    """A row of `summarize` as a person reads it."""
+def written(row, swept=False):
+    """A row of `summarize` as a person reads it; of several rates, `swept`, the best is marked."""
     val, difference, ratio = row["val_loss"], row.get("difference"), row.get("time_ratio")
-    rate = f"{row['learning_rate']:g}" + (", best" if row["best"] and row["swept"] else "")
+    rate = f"{row['learning_rate']:g}" + (", best" if row["best"] and swept else "")
     cells = {"attention": row["attention"], "learning rate": rate, "steps": row["steps"]}
     cells["best val loss, mean ± sd"] = f"{val['mean']:.4f} ± {val['sd']:.4f}" if "sd" in val else f"{val['mean']:.4f}"
     if row["missing"]:

@@ -8,8 +8,11 @@ keep() { # NAME FILE...: those files of out/NAME -> docs/results/NAME
     mkdir -p "docs/results/$1"
     for file in "${@:2}"; do cp "out/$1/$file" "docs/results/$1"; done
 }
-look() { # NAME ARGUMENT...: analyze.py into out/NAME, but where its last figure is there (remove that to look again)
-    [ -f "out/$1/losses.png" ] || python analyze.py "${@:2}" --out_dir="out/$1"
+look() { # NAME ARGUMENT...: analyze.py into out/NAME, once: remove out/NAME/looked to look again
+    [ -f "out/$1/looked" ] || {
+        python analyze.py "${@:2}" --out_dir="out/$1"
+        touch "out/$1/looked"
+    }
 }
 checkpoints() { # NAME RATE SEED...: the runs of out/NAME
     for attention in vanilla softmax1 temperature differential; do

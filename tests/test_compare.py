@@ -16,7 +16,7 @@ from compare import compare, spread, student, summarize, written
 from configurable import UsageError, parse, usage
 from model import ATTENTION, GPTConfig
 from prepare import needles
-from train import load, read_metrics, train
+from train import load, read_metrics, save, train
 
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
 SHORT = {"batch_size": 2, "max_iters": 20, "warmup_iters": 2, "eval_interval": 10, "eval_tokens": 500}
@@ -106,6 +106,15 @@ def test_runs_with_other_options_are_not_taken_for_these(again):
     with pytest.raises(UsageError) as error:
         again(max_iters=30)
     assert "vanilla-0.001-1 holds another run (max_iters 20 -> 30): choose another --out_dir" in str(error.value)
+
+
+def test_a_run_of_before_an_option_was_there_is_not_taken_for_one_with_it(again):
+    path = Path("out/copy/vanilla-0.001-1/ckpt.pt")
+    saved = load(path)
+    del saved["options"]["init_std"]
+    save(path, saved)
+    with pytest.raises(UsageError, match=r"vanilla-0.001-1 holds another run \(init_std none -> 0.02\)"):
+        again()
 
 
 def test_runs_on_other_data_are_not_taken_for_these(again, corpus, monkeypatch):
@@ -211,7 +220,7 @@ def test_of_several_learning_rates_the_best_of_each_is_compared_with_the_best_of
     assert [key for key, r in found.items() if r["best"]] == [("vanilla", 1e-2), ("softmax1", 1e-3)]
     assert found["softmax1", 1e-3]["difference"]["mean"] == 0.5 and found["softmax1", 1e-3]["to_learning_rate"] == 1e-2
     assert found["softmax1", 1e-2]["difference"]["mean"] == pytest.approx(0.7)  # not its best: rate against rate
-    assert written(found["softmax1", 1e-3])["learning rate"] == "0.001, best"
+    assert written(found["softmax1", 1e-3], swept=True)["learning rate"] == "0.001, best"
     rows[2]["val_loss"] = 2.5  # now its best is the faster one, and the slower is compared with vanilla's slower
     found = {(r["attention"], r["learning_rate"]): r for r in summarize(rows, ("vanilla", "softmax1"))}
     assert [found["softmax1", rate]["difference"]["mean"] for rate in (1e-3, 1e-2)] == pytest.approx([0.5, 0.7])
