@@ -41,6 +41,7 @@ from train import (
     read_metrics,
     scored,
     watched,
+    write_figure,
     write_whole,
 )
 
@@ -72,7 +73,7 @@ def analyze(
     models = [load_model(path, device) for path in checkpoints]
     names = labels(checkpoints, models)
     check_models(names, models, layer, head)
-    tokenizer = Tokenizer.thaw(models[0][1]["tokenizer"])
+    tokenizer = Tokenizer.thaw(models[0][1]["tokenizer"], checkpoints[0])
     ids = read_text(text, text_file, tokenizer, names, models)
     source, val, record = read_val(dataset, names, models, ids is not None)
     ids = gather(val, np.arange(min(READABLE, len(val), block_size(models)))).cpu() if ids is None else ids
@@ -153,9 +154,9 @@ def read_text(text, text_file, tokenizer, names, models):
         raise UsageError("give a text or a text_file, not both")
     if text_file is not None:
         try:
-            text = Path(text_file).read_text(encoding="utf-8", errors="surrogateescape")
-        except OSError as error:
-            raise UsageError(f"cannot read text_file={text_file}: {error.strerror}") from None
+            text = Path(text_file).read_bytes()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot read text_file={text_file}: {getattr(error, 'strerror', error)}") from None
     if text is None:
         return None
     ids = torch.from_numpy(tokenizer.encode(text, text_file or "the text").astype(np.int64))
@@ -787,10 +788,6 @@ def figure_of(*size):
     return Figure(figsize=size, layout="constrained")
 
 
-def save(path, figure):
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
-
-
 def described(entry):
     """What a figure says of a checkpoint."""
     size = f"{entry['n_layer']} layers of {entry['n_embd']}, {entry['parameters'] / 1e6:.2f}M parameters"
@@ -830,7 +827,7 @@ def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
     named = [(f"layer {i}, head {j}", A) for i, layer_maps in enumerate(maps) for j, A in enumerate(layer_maps)]
     heatmaps(figure, grid.flatten(), named, None)
     figure.suptitle(f"Attention weights on {len(ids)} tokens\n{described(entry)}", fontsize=9)
-    save(out / f"maps-{name}.png", figure)
+    write_figure(out / f"maps-{name}.png", figure)
 
     attention, shown = gpt.blocks[layer].attention, {"A": maps[layer][head]}
     if isinstance(attention, Differential):
@@ -843,7 +840,7 @@ def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
     heatmaps(figure, figure.subplots(columns, columns, squeeze=False).flatten(), list(shown.items()), words)
     title = f"Layer {layer}, head {head}: a row is a token that looks, a column what it sees (−: negative)"
     figure.suptitle(f"{title}\n{described(entry)}", fontsize=10)
-    save(out / f"map-{name}.png", figure)
+    write_figure(out / f"map-{name}.png", figure)
 
 
 def heatmaps(figure, grid, maps, words):
@@ -882,7 +879,7 @@ def draw_weights(path, entries):
     axes.set_title(f"{title}\n{described_all(entries)}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    save(path, figure)
+    write_figure(path, figure)
 
 
 def draw_losses(path, entries, source, ngram):
@@ -904,7 +901,7 @@ def draw_losses(path, entries, source, ngram):
     figure.suptitle(
         f"Loss on {entries[0]['tokens']:,} tokens of {plain(source)}\n{described_all(entries)}", fontsize=10
     )
-    save(path, figure)
+    write_figure(path, figure)
 
 
 def draw_needles(path, entries):
@@ -925,7 +922,7 @@ def draw_needles(path, entries):
     first.legend(fontsize=8)
     counts = f"{entries[0]['needles']['by_depth'][0]['of']} queries a point"
     figure.suptitle(f"Needles with held-out cities and numbers, {counts}\n{described_all(entries)}", fontsize=10)
-    save(path, figure)
+    write_figure(path, figure)
 
 
 def draw_learned(out, entry):
@@ -943,7 +940,7 @@ def draw_learned(out, entry):
         axes.set(xlabel="step", ylabel="λ" if name == "lam" else f"{name}, mean of a layer's heads")
         axes.set_title(described(entry), fontsize=9)
         axes.grid(alpha=0.3)
-        save(out / f"{name}-{in_a_file(entry['name'])}.png", figure)
+        write_figure(out / f"{name}-{in_a_file(entry['name'])}.png", figure)
 
 
 # ---------------------------------------------------------------------------- the page

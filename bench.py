@@ -34,7 +34,18 @@ from tqdm import tqdm
 from configurable import UsageError, nearest, parse, run
 from model import ATTENTION, GPT, Cache, pick
 from prepare import Tokenizer, prepare, stdlib_files
-from train import evaluate, find_amp, find_device, load, make_optimizer, name_of, origin, train, write_whole
+from train import (
+    evaluate,
+    find_amp,
+    find_device,
+    load,
+    make_optimizer,
+    name_of,
+    origin,
+    train,
+    write_figure,
+    write_whole,
+)
 
 ROOT = Path(__file__).parent
 PARTS = ("step", "attention", "sampling", "prepare", "race")
@@ -563,7 +574,7 @@ def draw(path, title, rows):
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(f"A training step, {mode}; {title}")
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_figure(path, figure)
 
 
 if __name__ == "__main__":

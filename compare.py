@@ -43,6 +43,7 @@ from train import (
     read_metrics,
     stop_signals,
     train,
+    write_figure,
     write_whole,
 )
 
@@ -69,7 +70,7 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     steps = steps_of(attentions, equal, settings, device, jobs, out)
     runs = {
-        f"{attention}-{rate:g}-{seed}": whole(
+        f"{attention}-{rate!r}-{seed}": whole(
             {**options, "attention": attention, "learning_rate": rate, "seed": seed, "max_iters": steps[attention]}
         )
         for seed in seeds
@@ -143,8 +144,12 @@ def steps_of(attentions, equal, settings, device, jobs, out):
         return dict.fromkeys(attentions, max_iters)
     asked = json.loads(json.dumps({"attentions": attentions, "jobs": jobs, "settings": settings}))
     if kept.exists():
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        if found["asked"] != asked:
+        try:
+            found = json.loads(kept.read_text(encoding="utf-8"))
+            same = found["asked"] == asked and found["steps"].keys() == {*attentions}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            same = False
+        if not same:
             raise UsageError(f"{kept} is of other mechanisms, jobs or options: choose another --out_dir, or remove it")
         return found["steps"]
     shape = GPTConfig(**{field.name: settings[field.name] for field in dataclasses.fields(GPTConfig)})
@@ -397,7 +402,7 @@ def save_figure(path, title, panels):
         panel(axes)
         axes.grid(alpha=0.3)
     figure.suptitle(textwrap.fill(title, 75 * len(panels)), fontsize=9, parse_math=False)
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_figure(path, figure)
 
 
 def draw_losses(chosen, axes):

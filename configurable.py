@@ -42,6 +42,9 @@ def run(function, argv=None, preset=None, program=None):
     """
     argv = sys.argv[1:] if argv is None else argv
     program = program or Path(inspect.getsourcefile(function)).name
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # an old terminal's encoding stops no run
@@ -54,10 +57,15 @@ def run(function, argv=None, preset=None, program=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UsageError, OSError) as error:
-        print(f"{program}: {' '.join(str(error).split())}\n", end="", file=sys.stderr)  # whole, whoever else prints
+        print(f"{program}: {one_line(error)}\n", end="", file=sys.stderr)  # whole, whoever else prints
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def one_line(error):
+    """What an error says, in one line that drives no terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(error).split()))
 
 
 def parse(function, argv, preset=None):
@@ -165,6 +173,8 @@ def assign(values, options, name, value, place):
     if name not in options:
         raise UsageError(f"{place}: there is no option {name}{nearest(name, options)}")
     text, several = (show(value), True) if isinstance(value, list) else (str(value), False)
+    if "\0" in text:  # which no name of a file has
+        raise UsageError(f"{place}: {name} must be {options[name].form}, without a NUL")
     for kind in options[name].kinds:
         if several and typing.get_origin(kind) is not tuple:
             continue
@@ -186,7 +196,7 @@ def convert(text, kind):
         return tuple(part if kind is str else convert(part, kind) for part in parts)
     if kind is int:
         number = int(text) if text.lstrip("+-").isdecimal() else float(text)
-        if number != int(number):
+        if number != int(number) or abs(number) >= 2**63:
             raise ValueError
         return int(number)
     if kind is float:
@@ -208,12 +218,16 @@ def read_toml(values, options, path):
         near = difflib.get_close_matches(Path(path).stem, presets, 1)
         hint = f" (did you mean {presets[near[0]]}?)" if near else ""
         raise UsageError(f"{path}: no such file{hint}; an option is written --name=value") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not a TOML file of lines `name = value` ({error})") from None
     for name, value in lines.items():
         if isinstance(value, dict):
             raise UsageError(f"{path}: {name} is a table, and only lines `name = value` are options")
-        assign(values, options, name, value, f"{path}: {name} = {value}")
+        try:
+            place = f"{path}: {name} = {value}"
+        except ValueError:
+            raise UsageError(f"{path}: {name} has more digits than Python writes") from None
+        assign(values, options, name, value, place)
 
 
 def show(value):
@@ -231,7 +245,10 @@ def to_toml(values):
     for name, value in values.items():
         value = "none" if value is None else value
         quoted = isinstance(value, str | tuple)
-        lines.append(f"{name} = {json.dumps(value, ensure_ascii=False) if quoted else show(value)}\n")
+        value = (
+            json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if quoted else show(value)
+        )  # TOML's rule
+        lines.append(f"{name} = {value}\n")
     return "".join(lines)
 
 

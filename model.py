@@ -38,6 +38,10 @@ class GPTConfig:
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.n_layer > 10_000:  # a slip: the loop that makes them would not end
+            raise ValueError(f"n_layer={self.n_layer}: must be at most 10000")
+        if not isinstance(self.fused, bool):
+            raise ValueError(f"fused={self.fused}: must be true or false")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: must be at least 0 and less than 1")
         if not 0 < self.init_std < math.inf:
@@ -203,7 +207,7 @@ class Temperature(Attention):
         self.g = nn.Parameter(torch.full((config.n_head, 1, 1), math.log2(L * L - L)))
 
     def mix(self, x, q, k, v):
-        return self.attend(self.g * F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, scale=1.0)
+        return self.attend(self.g * F.normalize(q, dim=-1, eps=1e-6), F.normalize(k, dim=-1, eps=1e-6), v, scale=1.0)
 
 
 class Differential(Attention):
@@ -296,7 +300,7 @@ def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
 
     `top_k` keeps the k likeliest, `top_p` the likeliest that together reach p (at least one), and both what both keep.
     """
-    if temperature == 0:
+    if temperature < torch.finfo(torch.float32).tiny:
         return logits.argmax(-1, keepdim=True)
     logits = logits.float() - logits.max(-1, keepdim=True).values.float()
     p = (logits / temperature).softmax(-1)

@@ -49,13 +49,12 @@ def prepare(
         raise UsageError("SOURCES is missing: stdlib, shakespeare, text files and folders, or needles")
     if not 0 < val_fraction < 1:
         raise UsageError(f"val_fraction={val_fraction}: must be more than 0 and less than 1")
-    if name is not None:
-        check_name(name)
     if len(sources) > 1 and name is None:
         raise UsageError("several sources need a --name")
     coder = Tokenizer.named(tokenizer)
     files, corpus = find_files(sources)
-    folder = Path("data") / (name or (corpus if tokenizer == "bytes" else f"{corpus}-{tokenizer}"))
+    name = check_name(name if name is not None else corpus if tokenizer == "bytes" else f"{corpus}-{tokenizer}")
+    folder = Path("data") / name
     options = [f"--tokenizer={tokenizer}", f"--val_fraction={val_fraction}", f"--name={folder.name}"]
     meta = {
         "tokenizer": tokenizer,
@@ -84,7 +83,7 @@ def prepare(
 
 def check_name(name):
     """`name`. Raises UsageError where it is not the name of a folder."""
-    if not re.fullmatch(r"[^./\\][^/\\]*", name):
+    if not re.fullmatch(r"[^./\\][^/\\]*", name) or not name.isprintable():
         raise UsageError(f"name={name}: must be the name of a folder, which goes under data/")
     return name
 
@@ -102,13 +101,20 @@ def whole_folder(folder, sources):
         raise UsageError(f"{folder} is there and is not only a dataset: choose another --name")
     if folder.resolve() in (parent for path in sources for parent in path.resolve().parents):
         raise UsageError(f"the text lies in {folder}, which is to be replaced: choose another --name")
-    building = folder.with_name(f".{folder.name}.{os.getpid()}")
+    building, old = (folder.with_name(f".{folder.name}.{os.getpid()}{end}") for end in ("", ".old"))
     building.mkdir(parents=True)
     try:
         yield building
-        if there:
-            shutil.rmtree(folder)
-        building.rename(folder)
+        while True:  # until no other process came in between
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+            try:
+                building.rename(folder)
+                break
+            except OSError:
+                if not folder.exists():
+                    raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -140,12 +146,17 @@ def find_files(sources):
             raise UsageError("needles comes first: python prepare.py needles [--name=value ...]")
         elif not path.exists():
             raise UsageError(f"no file or folder {source}{nearest(source, ['stdlib', 'shakespeare', 'needles'])}")
+        elif not path.is_file():
+            raise UsageError(f"{source} is neither a file nor a folder")
         elif not is_text(path):
             raise UsageError(f"{source} is not text: it {'holds a NUL byte' if path.stat().st_size else 'is empty'}")
         else:
             files.append(path)
         names.append(path.resolve().name if path.is_dir() else path.stem)
-    return files, names[0]
+    once = {}  # a text that is there twice would put some of val into train
+    for path in files:
+        once.setdefault(path.resolve(), path)
+    return [*once.values()], names[0]
 
 
 def is_text(path):
@@ -322,19 +333,27 @@ class Tokenizer:
         }
 
     @classmethod
-    def thaw(cls, frozen):
-        if frozen["name"] == "bytes":
-            return cls()
+    def thaw(cls, frozen, where="the tokenizer"):
+        """The tokenizer that `freeze` made that dict of. Raises UsageError that names `where` if it did not."""
+        try:
+            return cls(None if frozen["name"] == "bytes" else cls.encoding_of(frozen))
+        except Exception as error:  # also what tiktoken's Rust raises
+            raise UsageError(f"{where} has a tokenizer that no prepare.py made ({type(error).__name__})") from None
+
+    @staticmethod
+    def encoding_of(frozen):
         pairs = (pair.split(":") for pair in frozen["mergeable_ranks"].split(" "))
         ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
-        return cls(tiktoken.Encoding(**{**frozen, "mergeable_ranks": ranks}))
+        return tiktoken.Encoding(**{**frozen, "mergeable_ranks": ranks})
 
     def encode(self, text, where="the text"):
         """Ids of a text or of its bytes, as an array; "<|endoftext|>" in a text is text.
 
         Raises UsageError that names `where` if an encoding of tiktoken meets what is not UTF-8.
         """
-        text = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+        if isinstance(text, str):
+            how = "surrogatepass" if re.search("[\ud800-\udc7f]", text) else "surrogateescape"  # escapes are bytes
+            text = text.encode("utf-8", how)
         if not self.encoding:
             return np.frombuffer(text, np.uint8)
         try:

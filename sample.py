@@ -28,14 +28,14 @@ def sample(
     check(num_samples, max_new_tokens, temperature, top_k, top_p, seed)
     device = find_device(device)
     gpt, saved = load_model(checkpoint, device)
-    tokenizer = Tokenizer.thaw(saved["tokenizer"])
+    tokenizer = Tokenizer.thaw(saved["tokenizer"], checkpoint)
     if prompt_file is not None:
         if prompt != "\n":
             raise UsageError("give a prompt or a prompt_file, not both")
         try:
-            prompt = Path(prompt_file).read_text(encoding="utf-8", errors="surrogateescape")
-        except OSError as error:
-            raise UsageError(f"cannot read prompt_file={prompt_file}: {error.strerror}") from None
+            prompt = Path(prompt_file).read_bytes()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot read prompt_file={prompt_file}: {getattr(error, 'strerror', error)}") from None
     ids = tokenizer.encode(prompt or "\n", prompt_file or "the prompt").astype("int64")
     start = torch.from_numpy(ids)[None].to(device)
 

@@ -17,6 +17,7 @@ import math
 import os
 import pickle
 import platform
+import re
 import signal
 import struct
 import subprocess
@@ -34,7 +35,7 @@ from tqdm import tqdm
 
 from configurable import UsageError, nearest, run, to_toml
 from model import GPT, GPTConfig
-from prepare import prepare
+from prepare import Tokenizer, prepare
 
 
 def train(
@@ -62,6 +63,7 @@ def train(
     device: str = "auto",  # cpu, cuda, cuda:1, mps ...; auto: cuda where there is one, else cpu
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",  # of matrix products; auto: bfloat16 on CUDA that has it
     compile: Literal["auto"] | bool = "auto",  # torch.compile the model; auto: on CUDA
+    deterministic: bool = False,  # on CUDA only kernels that give the same numbers every time, which are slower
 ):
     """Train a GPT on a dataset; checkpoints, metrics, options and a figure go to out_dir. Returns how it went."""
     options = locals().copy()
@@ -69,6 +71,9 @@ def train(
     check(options)
     device = find_device(device)
     amp = find_amp(dtype, device)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
     rank, n_ranks = join(device, gradient_accumulation_steps)
     with rank_0_first():
         folder, meta, tokens = load_dataset(dataset, device, model.block_size)
@@ -77,22 +82,22 @@ def train(
     out = Path(out_dir or f"out/{folder.name}-{model.attention}")
     options |= {"vocab_size": model.vocab_size, "out_dir": out.as_posix()}
 
-    torch.manual_seed(seed)
-    gpt = GPT(model).to(device)
-    optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
-    about = {"config": dataclasses.asdict(model), "options": options, "data": meta, **origin(folder)}
-    with rank_0_first():
-        state = begin(out, about, gpt, optimizer)
-    n_windows = batch_size * gradient_accumulation_steps
-    ours = slice(rank * n_windows // n_ranks, (rank + 1) * n_windows // n_ranks)  # of a step's windows
-    decay_end = max_iters if lr_decay_iters is None else lr_decay_iters
-    bits = meta["val"]["tokens"] / meta["val"]["bytes"] / math.log(2)  # nats a token -> bits a byte
-    quiet = rank > 0 or not sys.stderr.isatty()
-    bar = tqdm(total=max_iters, initial=state["step"], desc=out.name, unit="step", disable=quiet)
-    say = (lambda text: None) if rank else functools.partial(print, flush=True) if quiet else bar.write
-    log = os.devnull if rank else out / "metrics.jsonl"
-
-    with stop_signals() as stopped, explain_memory(options), open(log, "ab") as metrics, bar:
+    with explain_failures(options), contextlib.ExitStack() as held, stop_signals() as stopped:
+        torch.manual_seed(seed)
+        gpt = GPT(model).to(device)
+        optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
+        about = {"config": dataclasses.asdict(model), "options": options, "data": meta, **origin(folder)}
+        with rank_0_first():
+            state = begin(out, about, gpt, optimizer, held)
+        n_windows = batch_size * gradient_accumulation_steps
+        ours = slice(rank * n_windows // n_ranks, (rank + 1) * n_windows // n_ranks)  # of a step's windows
+        decay_end = max_iters if lr_decay_iters is None else lr_decay_iters
+        bits = meta["val"]["tokens"] / meta["val"]["bytes"] / math.log(2)  # nats a token -> bits a byte
+        quiet = rank > 0 or not sys.stderr.isatty()
+        bar = tqdm(total=max_iters, initial=state["step"], desc=out.name, unit="step", disable=quiet)
+        held.enter_context(bar)
+        say = (lambda text: None) if rank else functools.partial(print, flush=True) if quiet else bar.write
+        metrics = held.enter_context(open(os.devnull if rank else out / "metrics.jsonl", "ab"))
         entered, first = time.perf_counter(), state["step"]
         began, saved = entered - state["seconds"], first
         net = share_gradients(gpt) if n_ranks > 1 else gpt
@@ -105,9 +110,15 @@ def train(
             row = {"step": (step := state["step"])}
             stop = over_ranks(max(stopped, default=0), dist.ReduceOp.MAX)
             last = step >= max_iters and not stop
-            if last or (step % eval_interval == 0 and not stop):
+            evaluates = last or (step % eval_interval == 0 and not stop)
+            saves = last or stop or step % checkpoint_interval == 0
+            if (evaluates or saves) and not is_finite(gpt):
+                raise astray(step, "the update before it left weights that are nan or inf", out, saved)
+            if evaluates:
                 with amp:
                     val = evaluate(loss_of, gpt, tokens["val"], batch_size, model.block_size, eval_tokens, record)
+                if not math.isfinite(val):
+                    raise astray(step, f"validation loss {val}", out, saved)
                 row |= {"val_loss": val, "val_bits_per_byte": val * bits, **watched(gpt)}
                 say(f"step {step}: val {val:.4f} nats a token, {val * bits:.4f} bits a byte")
                 state["seconds"] = time.perf_counter() - began
@@ -115,7 +126,7 @@ def train(
                     state["best"] = dict(row)
                     if rank == 0:
                         save(out / "best.pt", {**about, **state, "model": gpt.state_dict()})
-            if last or stop or step % checkpoint_interval == 0:
+            if saves:
                 state["seconds"] = time.perf_counter() - began
                 learned = {"model": gpt.state_dict(), "optimizer": optimizer.state_dict()}
                 if rank == 0:
@@ -134,11 +145,8 @@ def train(
             loss = over_ranks(loss, dist.ReduceOp.SUM) / n_ranks
             norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), grad_clip or math.inf).item()
             if not math.isfinite(loss + norm):
-                raise UsageError(
-                    f"step {step}: loss {loss}, gradient norm {norm} at learning rate {lr:.3g}: stopped before the "
-                    "update. Lower learning_rate or raise warmup_iters; "
-                    f"{out}/ckpt.pt is the last good save, of step {saved}"
-                )
+                what = f"loss {loss}, gradient norm {norm} at learning rate {lr:.3g}: stopped before the update"
+                raise astray(step, what, out, saved)
             optimizer.step()
             optimizer.zero_grad()
             now = time.perf_counter()
@@ -170,33 +178,40 @@ def train(
     return {"out_dir": str(out), "val_loss": val, "best": best, "seconds": state["seconds"]}
 
 
-def begin(out, about, gpt, optimizer):
-    """Fill gpt and optimizer, and make the folder `out` ready for the run `about`; returns the state it begins in."""
+def begin(out, about, gpt, optimizer, held):
+    """Fill gpt and optimizer, and make the folder `out` ready for the run `about`; returns the state it begins in.
+
+    The folder is this process's until the ExitStack `held` is closed.
+    """
     state, rows, options = {"step": 0, "seconds": 0.0, "best": None}, [], about["options"]
-    if options["init_from"] == "resume":
+    if resumed := options["init_from"] == "resume":
         old = go_on(out, about, gpt, optimizer)
         state = {name: old[name] for name in state}
         rows = [row for row in read_metrics(out / "metrics.jsonl") if row["step"] < state["step"]]
+        if missing := state["step"] - len({row["step"] for row in rows}):
+            print(f"{out}/metrics.jsonl lacks {missing} of the {state['step']} steps so far, or cannot be read there")
     else:
         start(out, about, gpt)
     options["overwrite"] = False
     if is_follower():
         return state
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "config.toml", lambda file: file.write(to_toml(options).encode("utf-8", "backslashreplace")))
+    held.enter_context(alone_in(out))
+    for name in () if resumed else RUN_FILES:
+        (out / name).unlink(missing_ok=True)
+    write_whole(out / "config.toml", lambda file: file.write(to_toml(options).encode()))
     write_whole(out / "metrics.jsonl", lambda file: file.writelines(map(to_line, rows)))
     return state
 
 
 def start(out, about, gpt):
-    """Empty `out` for a new run, give gpt the weights that init_from names. Raises UsageError where that cannot be."""
+    """Give gpt the weights that init_from names. Raises UsageError where a new run cannot begin in `out`."""
     options = about["options"]
     if is_follower():
         return  # rank 0 was here before, and DistributedDataParallel sends everyone its weights
     if not options["overwrite"] and any((out / name).exists() for name in RUN_FILES):
         raise UsageError(f"{out} holds a run: --init_from=resume goes on with it, --overwrite=true replaces it")
     if (source := options["init_from"]) != "scratch":
-        if not Path(source).exists():
+        if not os.path.exists(source):
             hint = nearest(source, ("scratch", "resume"))
             raise UsageError(f"init_from={source}: must be scratch, resume or a checkpoint{hint}")
         if out.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
@@ -206,17 +221,25 @@ def start(out, about, gpt):
         old = load(source, gpt.device)
         refuse_other(f"cannot start from {source}", old, about, WEIGHTS_DEPEND_ON)
         fill(gpt, old, source)
-    for name in RUN_FILES:
-        (out / name).unlink(missing_ok=True)
 
 
 def go_on(out, about, gpt, optimizer):
     """Fill gpt and optimizer from the run in `out`; returns its checkpoint. Raises UsageError if it is another run."""
     old, options = load(out / "ckpt.pt", gpt.device), about["options"]
+    best = old.get("best", "")
+    if wrong := unlike(old, RESUMABLE, "it") or (best is not None and unlike(best, BEST, "best")):
+        raise UsageError(f"cannot resume {out}: {wrong}")
     refuse_other(f"cannot resume {out}", old, about, ("block_size", *WEIGHTS_DEPEND_ON, "train.bin", "val.bin"))
     fill(gpt, old, out / "ckpt.pt")
     ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(old["optimizer"])
+    try:
+        optimizer.load_state_dict(old["optimizer"])
+        for p in gpt.parameters() if old["step"] else ():
+            moments = optimizer.state[p]
+            if not p.shape == moments["exp_avg"].shape == moments["exp_avg_sq"].shape or moments["step"].shape:
+                raise ValueError("moments of another shape")  # which a fused step would read beyond their end
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UsageError(f"{out}/ckpt.pt has no state of this optimizer: {type(error).__name__}, {error}") from None
     for group, settings in zip(optimizer.param_groups, ours, strict=True):
         group.update(settings)  # weight decay and betas are this run's, not the checkpoint's
     options["init_from"] = old["options"]["init_from"]
@@ -239,6 +262,9 @@ def check(options):
             if (value := options[name]) is not None and not least <= value < below:
                 end = f"less than {below}" if below < math.inf else "finite"
                 raise UsageError(f"{name}={value}: must be at least {least} and {end}")
+    for name in ("dataset", "out_dir", "init_from"):
+        if not (options[name] or "").isprintable():  # config.toml could not say it
+            raise UsageError(f"{name}={options[name]!r}: must be text without control characters")
     if not 0 <= options["seed"] < 2**63:
         raise UsageError(f"seed={options['seed']}: must be at least 0 and less than 2^63")
     if options["grad_clip"] is not None and not options["grad_clip"] > 0:
@@ -252,10 +278,12 @@ def find_device(device):
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # under torchrun each process has its own
     try:
-        one = torch.ones(1, device=device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            one = torch.ones(1, device=device)
         assert one.item() == 1, "it does not compute"
         return one.device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).split("\n")[0]
         raise UsageError(f"device={device}: {reason}; auto, cpu, cuda, cuda:1 and mps are examples") from None
 
@@ -298,16 +326,37 @@ def make_fast(net, compile, amp, example):
         net.zero_grad()
 
 
+def is_finite(gpt):
+    """Whether every weight is a number, not nan or inf."""
+    return all(p.isfinite().all() for p in gpt.parameters())
+
+
+def astray(step, what, out, saved):
+    """The UsageError for a run that computes what are no numbers any more."""
+    advice = "Lower learning_rate or raise warmup_iters"
+    return UsageError(f"step {step}: {what}. {advice}; {out}/ckpt.pt is the last good save, of step {saved}")
+
+
 @contextlib.contextmanager
-def explain_memory(options):
-    """Turns running out of memory into a UsageError that says what to halve."""
+def explain_failures(options):
+    """Turns running out of memory or disk into a UsageError that says what to halve, and what is left."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except BrokenPipeError:  # of the terminal, not of the disk
+        raise
+    except OSError as error:
+        out = options["out_dir"]
+        raise UsageError(
+            f"cannot write {error.filename or out}: {error.strerror}; what was saved in {out} is whole"
+        ) from None
+    except (RuntimeError, MemoryError, ValueError, OverflowError, TypeError) as error:
+        plain = not isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if plain and not re.search("allocate|buffer size|[oO]verflow|too big|too large|allowed dim", str(error)):
+            raise  # that was what CPUs and numpy say
         raise UsageError(
             f"out of memory: halve batch_size={options['batch_size']} (and double "
             f"gradient_accumulation_steps={options['gradient_accumulation_steps']}: the same batch in smaller parts), "
-            f"or halve block_size={options['block_size']}"
+            f"block_size={options['block_size']} or n_embd={options['n_embd']}"
         ) from None
 
 
@@ -316,7 +365,9 @@ def explain_memory(options):
 
 def join(device, gradient_accumulation_steps):
     """(rank, number) of the processes that torchrun started, once they found each other; (0, 1) without it."""
-    n_ranks = int(os.environ.get("WORLD_SIZE", 1))
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdecimal() or not (n_ranks := int(said)):
+        raise UsageError(f"WORLD_SIZE={said}: torchrun sets it to the number of processes; alone, unset it")
     if gradient_accumulation_steps % n_ranks:
         raise UsageError(
             f"gradient_accumulation_steps={gradient_accumulation_steps}: {n_ranks} processes share a step's "
@@ -324,6 +375,8 @@ def join(device, gradient_accumulation_steps):
         )
     if n_ranks == 1:
         return 0, 1
+    if unset := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
+        raise UsageError(f"WORLD_SIZE={said} without {', '.join(sorted(unset))}: start several processes by torchrun")
     if device.type == "cuda":
         if device.index != int(os.environ["LOCAL_RANK"]):
             raise UsageError(f"device={device}: under torchrun each process takes its own, so give cuda or auto")
@@ -390,8 +443,12 @@ def load_dataset(dataset, device, block_size):
         folder = prepare("stdlib", tokenizer=tokenizer or "bytes", name=dataset)
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        check_meta(meta)
+        Tokenizer.thaw(frozen := frozen_tokenizer(folder), folder / "tokenizer.json")
+        if frozen["name"] != meta["tokenizer"]:
+            raise ValueError(f"tokenizer.json is of {frozen['name']}, meta.json of {meta['tokenizer']}")
         tokens = {part: load_split(folder, part, meta, device) for part in ("train", "val")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{folder} is damaged ({type(error).__name__}: {error}); prepare it again") from None
     if len(tokens["train"]) <= block_size:
         raise UsageError(f"{folder} has {len(tokens['train'])} tokens to train on: too few for block_size={block_size}")
@@ -407,6 +464,30 @@ def check_record(folder, record, block_size, eval_tokens=None):
         raise UsageError(f"eval_tokens={eval_tokens}: {folder} is made of records of {block_size} tokens, give as many")
 
 
+META = {"tokenizer": "", "vocab_size": 0, "dtype": "", "train": {"tokens": 0, "bytes": 0, "sha256": ""}}
+META["val"] = META["train"]
+NEEDLES = {"n_needles": 0, "n_queries": 0, "length": 0}
+
+
+def check_meta(meta):
+    """Raises ValueError, KeyError or TypeError for a meta.json that no prepare.py wrote."""
+    if wrong := unlike(meta, META, "meta.json"):
+        raise ValueError(wrong)
+    for number in (meta["vocab_size"], *(meta[part][of] for part in ("train", "val") for of in ("tokens", "bytes"))):
+        if not 0 < number < 2**48:
+            raise ValueError(f"{number} is no number of tokens or bytes")
+    if meta["dtype"] not in ("uint8", "uint16", "uint32"):
+        raise ValueError(f"dtype {meta['dtype']} is none of uint8, uint16, uint32")
+    record = meta.get("record")
+    if record is not None and not (record["scored"] and all(0 < i < record["length"] for i in record["scored"])):
+        raise ValueError("no positions, or such as are in no record, are scored")
+    if (task := meta.get("needles")) is not None:
+        if wrong := unlike(task, NEEDLES, "needles"):
+            raise ValueError(wrong)
+        if task.keys() != NEEDLES.keys() or not all(0 < number <= 2**16 for number in task.values()):
+            raise ValueError("needles of which no context can be made")
+
+
 def load_split(folder, part, meta, device):
     """The tokens of train.bin or val.bin, in memory as a tensor on `device`, or memory-mapped where they are many."""
     path = folder / f"{part}.bin"
@@ -415,6 +496,8 @@ def load_split(folder, part, meta, device):
         raise ValueError(f"{path.name} has {len(tokens)} tokens, meta.json says {meta[part]['tokens']}")
     if len(tokens) > IN_MEMORY:
         return tokens
+    if hashlib.sha256(tokens).hexdigest() != meta[part]["sha256"]:
+        raise ValueError(f"{path.name} has changed since meta.json was written")
     if (largest := tokens.max()) >= meta["vocab_size"]:
         raise ValueError(f"{path.name} has token {largest}, vocab_size is {meta['vocab_size']}")
     return torch.from_numpy(tokens.astype(np.int32)).to(device)
@@ -515,7 +598,7 @@ def schedule(step, learning_rate, min_lr, warmup_iters, lr_decay_iters):
 
 @contextlib.contextmanager
 def stop_signals():
-    """A list that the first SIGINT or SIGTERM is added to, for a loop to see; a second one does what it always does.
+    """A list that the first SIGINT, SIGTERM or SIGHUP is added to, for a loop to see; a second acts as it always does.
 
     One of several processes lists them all: torchrun passes on what the terminal has sent already. (Half a minute later
     it kills: what is not saved by then is lost.)
@@ -535,7 +618,9 @@ def stop_signals():
             signal.signal(signum, handler)
 
     with contextlib.suppress(ValueError):  # outside the main thread there are no signals to take
-        before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        for signum in {getattr(signal, name, signal.SIGTERM) for name in ("SIGINT", "SIGTERM", "SIGHUP")}:
+            if signal.getsignal(signum) != signal.SIG_IGN or signum == signal.SIGINT:  # nohup has SIGHUP ignored
+                before[signum] = signal.signal(signum, note)
     try:
         yield seen
     finally:
@@ -543,6 +628,32 @@ def stop_signals():
 
 
 # ---------------------------------------------------------------------------- files of a run
+
+
+@contextlib.contextmanager
+def alone_in(out):
+    """Holds the folder `out`, made where it is missing. Raises UsageError where another process that lives holds it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "ab") as file:
+        try:
+            lock(file)
+        except (BlockingIOError, PermissionError):
+            raise UsageError(f"another process is training in {out}: wait, or choose another --out_dir") from None
+        except OSError:  # a file system without locks
+            print(f"{out} cannot be locked: see to it that no other process trains there")
+        yield
+
+
+def lock(file):
+    """Lock an open file until it is closed, or its process is gone however that came. Raises OSError at once."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 RUN_FILES = ("ckpt.pt", "best.pt", "metrics.jsonl", "loss.png", "config.toml")
@@ -564,16 +675,21 @@ def refuse_other(what, old, new, names):
 CODE = [Path(__file__).with_name(name) for name in ("model.py", "train.py")]  # whose lines a run depends on
 
 
+def frozen_tokenizer(folder):
+    """What Tokenizer.freeze made of the dataset's tokenizer."""
+    path = folder / "tokenizer.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"name": "bytes"}
+
+
 def origin(folder):
     """Tokenizer, versions, commit and a sha256 of what computes a run, for a checkpoint to carry."""
-    frozen = folder / "tokenizer.json"
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
     except (OSError, subprocess.TimeoutExpired):
         commit = None
     return {
-        "tokenizer": json.loads(frozen.read_text(encoding="utf-8")) if frozen.exists() else {"name": "bytes"},
+        "tokenizer": frozen_tokenizer(folder),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         "commit": commit,
         "code": hashlib.sha256(b"".join(path.read_bytes() for path in CODE)).hexdigest(),
@@ -598,57 +714,95 @@ CHECKSUM = b"nanodiff sha256 "  # begins the comment that ends the file: torch w
 
 def save(path, checkpoint):
     """Write a checkpoint, whole or not at all: a file of torch.save, its own sha256 in the comment of the zip."""
-
-    def write(file):
-        torch.save(checkpoint, file)
-        comment_length = len(CHECKSUM) + 64
-        file.seek(-2, os.SEEK_END)  # where a zip says how long its comment is
-        file.write(struct.pack("<H", comment_length))
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.write(CHECKSUM + digest.encode())
-
-    write_whole(path, write)
+    content = io.BytesIO()  # torch's own writing hides why a disk refused
+    torch.save(checkpoint, content)
+    content.seek(-2, os.SEEK_END)  # where a zip says how long its comment is
+    content.write(struct.pack("<H", len(CHECKSUM) + 64))
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    content.write(CHECKSUM + digest.encode())
+    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def load(path, device="cpu"):
     """The checkpoint in the file `path`, or in its best.pt if it is a folder; nothing in it is executed.
 
-    Raises UsageError where there is none, or its checksum is not that of its content.
+    Raises UsageError where there is none, or its checksum is not that of its content; names a good one beside it.
     """
-    path = Path(path)
-    path = path / "best.pt" if path.is_dir() else path
+    path = Path(path, "best.pt") if os.path.isdir(path) else Path(path)
+    try:
+        return load_file(path, device)
+    except UsageError as error:
+        good = [other for other in sorted(path.parent.glob("*.pt")) if other != path and is_whole(other)]
+        raise UsageError(f"{error}{f'; {good[0]} is whole' if good else ''}") from None
+
+
+def is_whole(path):
+    """Whether the file `path` is a checkpoint that can be loaded."""
+    try:
+        return bool(load_file(path))
+    except UsageError:
+        return False
+
+
+def load_file(path, device="cpu"):
+    """The checkpoint in the file `path`. Raises UsageError."""
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"no checkpoint {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no checkpoint {path}: {getattr(error, 'strerror', error)}") from None
     end = len(content) - len(CHECKSUM) - 64
     if end < 0 or content[end:-64] != CHECKSUM:
         raise UsageError(f"{path} is no checkpoint of train.py, or its end is missing")
     if hashlib.sha256(memoryview(content)[:end]).hexdigest().encode() != content[-64:]:
         raise UsageError(f"{path} is damaged: its checksum is not the one it was saved with")
     try:
-        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    except pickle.UnpicklingError:
-        raise UsageError(f"{path} is no checkpoint of train.py: it holds more than tensors, numbers and text") from None
+        checkpoint = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # a stranger's file raises what it likes
+        reason = "it holds more than tensors, numbers and text"
+        reason = reason if isinstance(error, pickle.UnpicklingError) else type(error).__name__
+        raise UsageError(f"{path} is no checkpoint of train.py: {reason}") from None
+    try:
+        wrong = unlike(checkpoint, CHECKPOINT, "it") or check_meta(checkpoint["data"])
+    except (ValueError, KeyError, TypeError) as error:
+        wrong = f"its data: {error}"
+    if wrong or checkpoint["step"] < 0:
+        raise UsageError(f"{path} is no checkpoint of train.py: {wrong or 'its step is below 0'}")
+    return checkpoint
+
+
+CHECKPOINT = {"options": {"seed": 0, "dataset": ""}, "tokenizer": {"name": ""}, "model": {}, "step": 0, "data": {}}
+CHECKPOINT["config"] = {"attention": ""} | dict.fromkeys(("block_size", "vocab_size", "n_layer", "n_head", "n_embd"), 0)
+RESUMABLE = {"seconds": 0.0, "optimizer": {}, "options": {"init_from": ""}}
+BEST = {"step": 0, "val_loss": 0.0, "val_bits_per_byte": 0.0}  # none before the first evaluation
+
+
+def unlike(value, example, name):
+    """What is missing in `value` or of another type than in `example`; "" where nothing is."""
+    if not isinstance(value, type(example)):
+        return f"{name} is of type {type(value).__name__}"
+    parts = example if isinstance(example, dict) else {}
+    if missing := parts.keys() - value.keys() if parts else ():
+        return f"{name} has no {', '.join(sorted(missing))}"
+    return next(filter(None, (unlike(value[key], part, key) for key, part in parts.items())), "")
 
 
 def fill(gpt, checkpoint, path):
-    """Give gpt the weights of the checkpoint from `path`. Raises UsageError where they do not fit."""
+    """Give gpt the weights of the checkpoint from `path`. Raises UsageError where they do not fit or are no numbers."""
     try:
         gpt.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:
-        raise UsageError(f"{path} is of another model.py: {error}") from None
+    except (RuntimeError, AttributeError) as error:
+        raise UsageError(f"{path} is of another model.py: {' '.join(str(error).split())}") from None
+    if not is_finite(gpt):
+        raise UsageError(f"{path} has weights that are no numbers (nan or inf): its run went astray")
 
 
 def load_model(path, device="cpu"):
     """(model ready to use, checkpoint) of a file of `save`, or of a run's folder. Raises UsageError."""
     checkpoint = load(path, device)
     try:
-        config = GPTConfig(**checkpoint["config"])
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{path} is of another model.py: {error}") from None
-    gpt = GPT(config).to(device).eval()
+        gpt = GPT(GPTConfig(**checkpoint["config"])).to(device).eval()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is of another model.py: {' '.join(str(error).split())}") from None
     fill(gpt, checkpoint, path)
     return gpt, checkpoint
 
@@ -658,12 +812,26 @@ def to_line(row):
 
 
 def read_metrics(path):
-    """The rows of metrics.jsonl, without a last one that was cut off."""
+    """The rows of metrics.jsonl, without what is no row: one cut off, or written by another hand."""
     rows = []
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as lines:
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            rows.append(json.loads(line))
+            with contextlib.suppress(ValueError, RecursionError):
+                if is_row(row := json.loads(line)):
+                    rows.append(row)
     return rows
+
+
+def is_row(row):
+    """Whether `row` is {"step": 3, name: number, or list of lists of them ...}."""
+
+    def is_numbers(value):
+        return all(map(is_numbers, value)) if isinstance(value, list) else math.isfinite(value)
+
+    try:
+        return isinstance(row["step"], int) and all(map(is_numbers, row.values()))
+    except (TypeError, KeyError, AttributeError, OverflowError):
+        return False
 
 
 def watched(gpt):
@@ -692,7 +860,14 @@ def draw(out, title, gpt):
         title=f"{title}\n{gpt.config.attention}, {size}".replace("$", r"\$"),
     )
     axes.legend()
-    write_whole(out / "loss.png", lambda file: figure.savefig(file, format="png", dpi=120))
+    write_figure(out / "loss.png", figure)
+
+
+def write_figure(path, figure):
+    """figure.png, whole or not at all; letters that its font lacks are boxes, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def preset(values):

@@ -43,7 +43,7 @@ def tiny_encoding(name="gpt2"):
         patch.setattr(openai_public, "data_gym_to_mergeable_bpe_ranks", lambda *args, **options: ranks)
         pattern = getattr(openai_public, name)()["pat_str"]
     special = {"<|endoftext|>": max(ranks.values()) + 1}
-    return tiktoken.Encoding("tiny", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+    return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
 @pytest.fixture

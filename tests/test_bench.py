@@ -1,6 +1,7 @@
 """What is measured is what was done: counts, bytes, kernels, ratios."""
 
 import functools
+import hashlib
 import json
 import os
 import time
@@ -268,9 +269,11 @@ def test_a_race_is_run_by_both_from_start_to_exit(preset, nanogpt, monkeypatch):
     data.parent.mkdir()
     data.write_text("to be or not to be\n" * 200)
     folder = bench_py.prepare(str(data))
-    for name in ("train.bin", "val.bin"):  # a text prepared in wider numbers is the same text
-        np.fromfile(folder / name, np.uint8).astype(np.uint16).tofile(folder / name)
     meta = json.loads((folder / "meta.json").read_text()) | {"dtype": "uint16"}
+    for part in ("train", "val"):  # a text prepared in wider numbers is the same text
+        wide = np.fromfile(folder / f"{part}.bin", np.uint8).astype(np.uint16)
+        wide.tofile(folder / f"{part}.bin")
+        meta[part]["sha256"] = hashlib.sha256(wide).hexdigest()
     (folder / "meta.json").write_text(json.dumps(meta))
     monkeypatch.setitem(bench_py.RACES, "cpu", (Path(preset).resolve(), "--max_iters=3", "--short"))
     ours, theirs = bench(parts=("race",), repetitions=2, peer=nanogpt)
