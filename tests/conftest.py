@@ -12,6 +12,8 @@ import prepare
 
 torch.set_num_threads(1)  # models this small lose by sharing their work
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job would ignore
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup would
 
 
 @pytest.fixture(autouse=True)
