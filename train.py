@@ -99,7 +99,7 @@ def train(
         say = (lambda text: None) if rank else functools.partial(print, flush=True) if quiet else bar.write
         metrics = held.enter_context(open(os.devnull if rank else out / "metrics.jsonl", "ab"))
         entered, first = time.perf_counter(), state["step"]
-        began, saved = entered - state["seconds"], first
+        began, saved = entered - state["seconds"], first or None
         net = share_gradients(gpt) if n_ranks > 1 else gpt
         example = batch(tokens["train"], batch_size, model.block_size, seed, 0, record)
         loss_of, how = make_fast(net, compile, amp, example)
@@ -333,8 +333,8 @@ def is_finite(gpt):
 
 def astray(step, what, out, saved):
     """The UsageError for a run that computes what are no numbers any more."""
-    advice = "Lower learning_rate or raise warmup_iters"
-    return UsageError(f"step {step}: {what}. {advice}; {out}/ckpt.pt is the last good save, of step {saved}")
+    kept = "nothing was saved" if saved is None else f"{out}/ckpt.pt is the last good save, of step {saved}"
+    return UsageError(f"step {step}: {what}. Lower learning_rate or raise warmup_iters; {kept}")
 
 
 @contextlib.contextmanager

@@ -43,3 +43,7 @@ look analysis-needles $(checkpoints needles 0.002 2) --tokens=16384
 keep analysis-needles analysis.json needles.png map-{vanilla,differential}.png
 look analysis-needles-seeds $(checkpoints needles 0.002 1 2 3) --tokens=16384
 keep analysis-needles-seeds analysis.json
+
+python docs/wrong.py # the mistakes of chapter 6
+keep wrong results.json
+python docs/figures.py

@@ -896,6 +896,13 @@ def test_a_number_that_is_none_stops_the_run_and_keeps_the_last_good_save(where,
     assert load("run/ckpt.pt")["step"] == 4 and load_model("run")
 
 
+def test_a_validation_loss_that_is_none_stops_the_run(corpus, monkeypatch):
+    monkeypatch.setattr(train_py, "evaluate", lambda *args: float("nan"))
+    message = mistake(train, GPTConfig(**SHAPE), **SHORT, dataset=str(corpus), out_dir="run")
+    assert message.startswith("step 0: validation loss nan. Lower learning_rate")
+    assert message.endswith("nothing was saved") and not Path("run/ckpt.pt").exists()
+
+
 @pytest.mark.parametrize("name", ATTENTION)
 @pytest.mark.parametrize("rate", [1e30, 1e39])
 @pytest.mark.parametrize("rest", [{}, {"warmup_iters": 0, "eval_interval": 99}, {"warmup_iters": 0, "max_iters": 1}])

@@ -222,6 +222,14 @@ def test_rotated_scores_know_distances_only():
     torch.testing.assert_close(attention.rotate(a, 9).norm(), a.norm())
 
 
+@every
+def test_maps_know_distances_only(name):
+    attention, x = layer(name), inputs(6)
+    A, rotate = attention.map(x), attention.rotate
+    attention.rotate = lambda q, start: rotate(q, start + 5)
+    torch.testing.assert_close(attention.map(x), A, rtol=1e-5, atol=1e-6)  # its tables are float32
+
+
 # ---------------------------------------------------------------------------- what each mechanism is
 
 

@@ -1,0 +1,304 @@
+"""What the tutorial says is so: its Python prints what is shown, its commands work, its links lead somewhere."""
+
+import contextlib
+import functools
+import inspect
+import io
+import json
+import math
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+import test_model
+import torch
+
+import analyze
+import bench
+import compare
+import figures
+import model
+import prepare
+import sample
+import train
+import wrong
+from configurable import run
+
+ROOT = Path(model.__file__).parent
+
+PAGES = [ROOT / "docs/README.md", *sorted((ROOT / "docs").glob("[0-9]*.md"))]
+chapters = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+# ---------------------------------------------------------------------------- code, and what it prints
+
+
+def blocks(page):
+    """(language, text) of every fenced block, in order."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+NUMBER = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?")
+
+
+def assert_alike(shown, printed):
+    """The same words and whole numbers, and others that differ by no more than one in their last digit."""
+    assert NUMBER.split(shown.strip()) == NUMBER.split(printed.strip()), printed
+    for a, b in zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True):
+        digits, _, exponent = a.partition("e")
+        last = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+        assert abs(value(a) - value(b)) <= (1.001 * last if {".", "e"} & {*a} else 0), printed
+
+
+def value(number):
+    return float(number.replace("−", "-").replace(",", ""))
+
+
+SMALL = [
+    "--n_layer=4",
+    "--n_head=4",
+    "--n_embd=16",
+    "--batch_size=2",
+    "--max_iters=4",
+    "--warmup_iters=2",
+    "--eval_tokens=512",
+]
+SMALLER = {  # what is put behind a command of the tutorial, so that it takes a second
+    "train.py": [*SMALL, "--eval_interval=2", "--overwrite=true"],
+    "compare.py": [*SMALL, "--eval_interval=2", "--seeds=1,2"],
+    "analyze.py": ["--tokens=128", "--windows=1"],
+    "sample.py": ["--max_new_tokens=4"],
+    "bench.py": ["--repetitions=1", "--lengths=8", "--tokens=16"],
+    "prepare.py": [],
+    "prepare.py needles": ["--n_contexts=40", "--n_val_contexts=20"],
+    "docs/wrong.py": ["--max_iters=1", "--seeds=1"],
+    "docs/figures.py": [],
+}
+FUNCTIONS = {"train.py": train.train, "compare.py": compare.compare, "analyze.py": analyze.analyze}
+FUNCTIONS |= {"sample.py": sample.sample, "bench.py": bench.bench, "prepare.py": prepare.prepare}
+FUNCTIONS |= {"prepare.py needles": prepare.needles, "docs/wrong.py": wrong.wrong, "docs/figures.py": figures.figures}
+
+
+class Done:
+    """A run of compare.py, which has ended: here it is no process of its own."""
+
+    def __init__(self, folder, options, jobs):
+        train.train(
+            model.GPTConfig(**{k: options[k] for k in model.GPTConfig.__dataclass_fields__}),
+            **{k: v for k, v in options.items() if k not in model.GPTConfig.__dataclass_fields__}
+            | {"out_dir": str(folder)},
+        )
+        self.returncode = 0
+
+    def poll(self):
+        return 0
+
+    def kill(self):
+        pass
+
+
+def execute(line):
+    """A command of the tutorial, made smaller, in this process."""
+    words = shlex.split(line, comments=True)
+    if not words:
+        return
+    assert words[0] == "python", line
+    name = " ".join(words[1:3]) if words[1:3] == ["prepare.py", "needles"] else words[1]
+    argv = words[1 + len(name.split()) :]
+    if "--help" in argv or name == "-m":
+        return
+    run(FUNCTIONS[name], [*argv, *SMALLER[name]], program=name)
+
+
+@pytest.fixture
+def desk(corpus, tmp_path, monkeypatch):
+    """A folder as a reader has it: presets, docs, tiny Shakespeare (here another, shorter text)."""
+    for name in ("config", "docs", "model.py", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    text = corpus.parent.parent / "hamlet.txt"
+    prepare.prepare(str(text), name="tinyshakespeare")
+    monkeypatch.setattr(prepare, "download_shakespeare", lambda: text)
+    monkeypatch.setattr(prepare, "stdlib_files", lambda: [text])
+    monkeypatch.setattr(compare, "begin", Done)
+    before = dict(model.ATTENTION)
+    yield tmp_path
+    model.ATTENTION.clear()
+    model.ATTENTION.update(before)
+
+
+@chapters
+def test_its_code_runs_and_prints_what_is_shown(page, desk):
+    names, printed, before = {"__name__": "chapter"}, "", None
+    for language, text in [*blocks(page), ("", "")]:
+        said = io.StringIO()
+        assert not (before == "python" and printed.strip()) or language == "text"  # what is printed is shown
+        if language == "python":
+            with contextlib.redirect_stdout(said):
+                exec(compile(text, page.name, "exec"), names)
+            printed = said.getvalue()
+        elif language == "sh":
+            with contextlib.redirect_stdout(said):
+                for line in text.splitlines():
+                    execute(line)
+            printed = said.getvalue()
+        elif language == "text" and before == "python":
+            assert_alike(text, printed)
+        elif language == "text":  # of a command that was made smaller here: other numbers, the same words
+            kinds = {re.sub(r"\d[\d,.]*", "0", line).strip() for line in printed.splitlines()}
+            for line in filter(str.strip, text.splitlines()):
+                assert re.sub(r"\d[\d,.]*", "0", line).strip() in kinds, (line, printed)
+        before = language
+
+
+# ---------------------------------------------------------------------------- form
+
+
+def heading_ids(page):
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]|\]\(.*?\)", "", h).lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", *(ROOT / "docs").glob("[a-z]*.md")], ids=lambda p: p.stem)
+def test_its_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not link.startswith("http"):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path) if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in heading_ids(target), link
+
+
+@chapters
+def test_it_is_short_and_says_where_one_is(page):
+    text = page.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 200
+    for alt, command in re.findall(r"!\[(.*?)\]\([^)]*\)\n?(.*)", text):
+        assert len(alt) > 30  # what one sees there, for those who cannot
+        assert re.search(r"`(python|bash) ", command)  # what draws it
+    prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    assert not re.search(r"\\[,;:!{}]", prose)  # GitHub's markdown takes these from its math
+    assert all(len(re.findall(r"(?<!\\)\$", line)) % 2 == 0 for line in prose.splitlines())
+    i, pages = PAGES.index(page), [p.name for p in PAGES]
+    if i:
+        assert {pages[0], *pages[max(1, i - 1) : i], *pages[i + 1 : i + 2]} <= {
+            *re.findall(r"\]\(([\w.-]+)\)", text[:600])
+        }
+        assert "## Try it" in text
+        exercises = re.findall(r"^\d\. ", text.partition("## Try it")[2], re.MULTILINE)
+        assert 2 <= len(exercises) <= 4
+    else:
+        assert all(f"]({name})" in text for name in pages[1:])
+
+
+@chapters
+def test_the_names_it_mentions_exist(page):
+    """`Differential.mix`, `attend`, `tests/test_model.py`: names in code marks are those of our files."""
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("docs/*.py"), *ROOT.glob("tests/test_*.py"), *ROOT.glob("config/*.toml")]
+    known = {w for path in sources for w in re.findall(r"\w+", path.read_text(encoding="utf-8"))} | THEIRS
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    marked = re.findall(r"`([^`\n]+)`", text)
+    assert marked
+    for mark in marked:
+        if re.fullmatch(r"[\w./-]+\.(py|md|toml|json|jsonl|html|sh|txt)", mark) and "out/" not in mark:
+            assert (
+                any((folder / mark).exists() for folder in (ROOT, ROOT / "docs", ROOT / "config")) or mark in RUN_FILES
+            ), mark
+        elif re.fullmatch(r"\w+(\.\w+)?(\(.*\))?", mark):
+            head, *tail = re.match(r"(\w+)(?:\.(\w+))?", mark).groups()
+            assert {head, *filter(None, tail)} <= known, mark
+            if head[0].isupper() and tail[0]:
+                assert hasattr(getattr(model, head), tail[0]) or tail[0] == "head_norm", mark
+        if mark.startswith("test_"):
+            assert any(f"def {mark}(" in path.read_text(encoding="utf-8") for path in sources), mark
+
+
+THEIRS = {"q_proj", "k_proj", "view", "subln", "attn_weights", "lambda_full", "attn", "loop_sink", "Sink"}
+RUN_FILES = {"metrics.jsonl", "results.json", "analysis.json", "page.html"}
+
+
+def test_no_number_has_drifted():
+    assert figures.drifted() == []
+
+
+def test_a_number_that_drifts_is_found(monkeypatch, capsys):
+    real = figures.results
+    monkeypatch.setattr(figures, "results", lambda name: json.loads(json.dumps(real(name)).replace("1.7", "1.6")))
+    assert any("1.6585 ± 0.0111" in text for _, text in figures.drifted())
+    with pytest.raises(SystemExit) as ended:
+        run(figures.figures, ["--check=true"])
+    assert ended.value.code == 2 and "08-measured.md lacks" in capsys.readouterr().err
+
+
+def test_every_figure_is_one_that_is_drawn(tmp_path):
+    figures.figures(out_dir=str(tmp_path))
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (ROOT / "docs/figures").iterdir()}
+    used = {name for page in PAGES for name in re.findall(r"\]\(figures/([\w.]+)\)", page.read_text(encoding="utf-8"))}
+    assert used == drawn
+
+
+# ---------------------------------------------------------------------------- mistakes and solutions
+
+CAUGHT_BY = {
+    "halved": "test_all_mechanisms_have_equal_projections_and_these_extra_numbers",
+    "split-late": "test_maps_know_distances_only",
+    "scores": "test_row_sums",
+    "no-norm": "test_differential_norm_makes_heads_of_one_length",
+    "no-scale": "test_differential_norm_makes_heads_of_one_length",
+    "one-based": "test_lambda_init_is_the_paper_s_schedule_from_depth_0",
+    "zero-token": "test_map_is_the_definition_in_plain_loops",
+}
+
+
+@pytest.mark.parametrize("name", wrong.WRONG)
+def test_a_mistake_is_caught_by_the_test_that_the_chapter_names(name, monkeypatch):
+    test, right = getattr(test_model, CAUGHT_BY[name]), wrong.RIGHT.get(name, "differential")
+    assert f"`{CAUGHT_BY[name]}`" in (ROOT / "docs/06-wrong.md").read_text(encoding="utf-8")
+    arguments = {"name": right} if "name" in inspect.signature(test).parameters else {}
+    test(**arguments)
+    monkeypatch.setitem(model.ATTENTION, right, wrong.WRONG[name])
+    with pytest.raises(AssertionError):
+        test(**arguments)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/solutions").glob("*.py")), ids=lambda path: path.stem)
+def test_a_solution_passes_the_laws(path, monkeypatch):
+    name, small = path.stem, {"n_head": 6, "n_embd": 48}  # heads in twos or in threes
+    monkeypatch.setitem(model.ATTENTION, name, runpy.run_path(str(path))["SOLUTION"])
+    monkeypatch.setattr(test_model, "SMALL", test_model.SMALL | small)
+    monkeypatch.setattr(test_model, "inputs", functools.partial(test_model.inputs, C=48))
+    for T in (1, 2, 16):
+        test_model.test_fused_is_explicit_in_output_and_every_gradient(name, T)
+    for fused in (False, True):
+        test_model.test_no_token_depends_on_a_later_one(name, fused)
+        test_model.test_map_times_values_is_mix(name, fused)
+    test_model.test_cache_gives_what_recomputing_gives(name)
+    test_model.test_several_tokens_after_a_cache_give_what_recomputing_gives(name)
+    test_model.test_every_parameter_gets_gradient(name)
+    test_model.test_fused_passes_no_mask_and_is_causal(name, monkeypatch)
+    test_model.test_maps_know_distances_only(name)
+    assert f"](solutions/{path.name})" in (ROOT / "docs/10-change-it.md").read_text(encoding="utf-8")
+
+
+def test_the_solutions_are_what_they_say():
+    solved = {path.stem: runpy.run_path(str(path))["SOLUTION"] for path in (ROOT / "docs/solutions").glob("*.py")}
+    config, x = model.GPTConfig("differential", n_head=6, n_embd=48), torch.randn(2, 9, 48)
+    layers = {name: solution(config, 1) for name, solution in solved.items()}
+    A = {name: layer.map(x) for name, layer in layers.items()}
+    first, second = layers["row_sum_one"].maps(x)
+    even = torch.ones(9, 9).tril() / torch.arange(1, 10)[:, None]
+    lam = layers["row_sum_one"].lam
+    torch.testing.assert_close(A["row_sum_one"], first - lam * second + lam * even)
+    assert layers["plain_lambda"].lam.item() == pytest.approx(0.8 - 0.6 * math.exp(-0.3))
+    torch.testing.assert_close(A["plain_lambda"].sum(-1), 1 - layers["plain_lambda"].lam.expand(2, 3, 9))
+    lam = layers["token_lambda"].to_lam(x).sigmoid().transpose(1, 2)
+    torch.testing.assert_close(A["token_lambda"].sum(-1), 1 - lam)
+    q, k, _ = layers["three_maps"].project(x)
+    S = (q @ k.mT / 8**0.5).masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf).softmax(-1)  # six maps, two heads
+    lam = layers["three_maps"].lam
+    torch.testing.assert_close(A["three_maps"], S[:, [0, 3]] - lam * (S[:, [1, 4]] + S[:, [2, 5]]) / 2)
+    first, others = layers["three_maps"].maps(x)
+    torch.testing.assert_close(A["three_maps"], first - lam * others)
