@@ -245,10 +245,8 @@ def to_toml(values):
     for name, value in values.items():
         value = "none" if value is None else value
         quoted = isinstance(value, str | tuple)
-        value = (
-            json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if quoted else show(value)
-        )  # TOML's rule
-        lines.append(f"{name} = {value}\n")
+        text = json.dumps(value, ensure_ascii=False) if quoted else show(value)
+        lines.append(f"{name} = {text}\n".replace("\x7f", r"\u007f"))  # JSON allows it, TOML does not
     return "".join(lines)
 
 

@@ -192,6 +192,11 @@ def signed(number, digits):
     return f"{number:+.{digits}f}".replace("-", "−")
 
 
+def value(text):
+    """The number that `signed` wrote."""
+    return float(text.replace("−", "-"))
+
+
 def numbers():
     """(page, text): what the pages say of docs/results, computed from there again."""
     names = ("vanilla", "softmax1", "temperature", "differential")
@@ -273,6 +278,21 @@ def numbers():
         yield "08-measured.md", f"| {both[0]} → {both[1]} |"
     both = [seeds(name, "Δ loss, logits in 4 bits", 3) for name in ("vanilla", "differential")]
     yield "08-measured.md", f"loss {both[0]} → {both[1]}"
+
+    learned = [e for e in results("analysis-seeds")["checkpoints"] if e["attention"] == "differential"]
+    lam = [value for entry in learned for value in entry["learned"]["lam"]["now"]]
+    yield "04-near-zero.md", f"ends anywhere from {signed(min(lam), 2)} to {max(lam):.2f}"
+    yield "09-questions.md", f"It can: {max(lam):.2f} in one of our layers"
+    cosine = [np.mean([head["A1_A2_cosine"] for head in entry["heads"]]) for entry in learned]
+    yield "04-near-zero.md", f"| {np.mean(cosine):.2f} ± {np.std(cosine, ddof=1):.2f} | | |"
+    yield "09-questions.md", f"falls from 1.00 to {np.mean(cosine):.2f}"
+    needles = [e for e in results("analysis-needles-seeds")["checkpoints"] if e["attention"] == "differential"]
+    lam = [signed(entry["learned"]["lam"]["now"][0], 2) for entry in needles]
+    yield "results.md", f"in every seed ({', '.join(lam)})"
+    yield "03-subtraction.md", f"(λ from {max(lam, key=value)} to {min(lam, key=value)},"
+    for line in (DOCS / "07-fast.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith(("| softmax1,", "| temperature,", "| differential,", "| vanilla,")):
+            yield "speed.md", line.removesuffix(" |")
 
     for row in results("wrong")["rows"]:
         if "difference" in row:
