@@ -1,10 +1,10 @@
 """A function's signature as its command line: `run(train)` reads the options, calls train and explains every mistake.
 
-    def train(model: GPTConfig, *, learning_rate: float = 1e-3, ...):  # the comment beside an option is its --help
+    def train(model: GPTConfig, *, max_iters: NonNegativeInt = 2000, ...):  # the comment beside an option is its --help
 
-What stands behind the `*` is an option, `--name=value` or `--name value`; a parameter annotated with a dataclass lends
-its fields as options, and `**options: train` lends all options of the function train. Other parameters before the `*`,
-and `*names`, take words. A word left over is a TOML file, data and never executed: each of its lines is as good as
+Parameters behind the `*` are options, `--name=value` or `--name value`. A parameter annotated with a dataclass lends
+its fields as options, and `**options: train` lends all options of the function train. Parameters before the `*`, and
+`*names`, take words. Any further word is a TOML file, which is data and never executed: each of its lines counts as
 `--name=value` at that place, and the later wins.
 """
 
@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import operator
 import os
 import re
 import sys
@@ -19,57 +20,73 @@ import tomllib
 import types
 import typing
 from pathlib import Path
+from typing import Annotated
+
+PositiveInt = Annotated[int, "at least 1"]  # the range is shown by --help, and enforced by check_ranges
+NonNegativeInt = Annotated[int, "at least 0"]
+PositiveFloat = Annotated[float, "more than 0"]
+NonNegativeFloat = Annotated[float, "at least 0 and finite"]
+Seed = Annotated[int, "at least 0 and less than 2^63"]
 
 KINDS = {int: "int", float: "float", bool: "true|false", types.NoneType: "none", str: "text"}
 KINDS |= {tuple[kind, ...]: f"{KINDS[kind]},{KINDS[kind]},..." for kind in (int, float, str)}
 
 
 class UsageError(Exception):
-    """What the user can put right. `run` shows it as one line and exits with 2."""
+    """A mistake that the user can put right. `run` shows it as one line and exits with 2."""
 
 
 def nearest(name, names):
-    """' (did you mean X?)', X the nearest to `name` of `names`; nothing where none is near."""
+    """' (did you mean X?)', where X of `names` is the nearest to `name`; '' where none is near."""
     near = difflib.get_close_matches(name, list(names), 1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def run(function, argv=None, preset=None, program=None):
+def one_of(name, value, allowed):
+    """Raises UsageError where `value` of the option `name` is not among the words `allowed`."""
+    if value not in allowed:
+        raise UsageError(f"{name}={value}: must be one of {', '.join(allowed)}{nearest(value, allowed)}")
+
+
+def run(function, argv=None, preset=None, program=None, hints=None):
     """Call `function` as the command line `argv` says; return what it returns. A UsageError is one line and exit 2.
 
-    program is what it is called, if not after its file. preset(values) is the TOML file to begin with where argv names
-    none; `values` are the options it gives.
+    program: what the command is called; none: its file. preset(values): the TOML file to take where argv names none;
+    `values` are the options in argv. hints: {regular expression: what to do} for options that do not exist here.
     """
     argv = sys.argv[1:] if argv is None else argv
-    program = program or Path(inspect.getsourcefile(function)).name
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # an old terminal's encoding stops no run
+    program = program or f"python {Path(inspect.getsourcefile(function)).name}"
+    name = program.removeprefix("python ").removeprefix("-m ")
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # it was closed
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if hasattr(getattr(sys, stream), "reconfigure"):
+            getattr(sys, stream).reconfigure(errors="backslashreplace")  # an old terminal's encoding stops no run
     try:
         if {"-h", "--help"} & {*argv}:
-            return print(usage(function, program))
-        args, kwargs = parse(function, argv, preset)
+            return print(usage(function, program, preset))
+        args, kwargs = parse(function, argv, preset, hints)
         return function(*args, **kwargs)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UsageError, OSError) as error:
-        print(f"{program}: {one_line(error)}\n", end="", file=sys.stderr)  # whole, whoever else prints
+        print(f"{name}: {one_line(error)}\n", end="", file=sys.stderr)  # in one piece, whoever else prints
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def one_line(error):
-    """What an error says, in one line that drives no terminal."""
+    """The text of an error in one line, without characters that control a terminal."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(error).split()))
 
 
-def parse(function, argv, preset=None):
-    """(args, kwargs) that `argv` calls `function` with. Raises UsageError."""
+# ---------------------------------------------------------------------------- from words to a call
+
+
+def parse(function, argv, preset=None, hints=None):
+    """(args, kwargs) with which `argv` calls `function`. Raises UsageError."""
     options, places = signature(function)
     argv, words, values, files = list(argv), [], {}, []
     while argv:
@@ -80,19 +97,20 @@ def parse(function, argv, preset=None):
         if word.startswith("-"):
             if name in options and not equals:
                 value = next_value(options[name], word, argv)
-            assign(values, options, name, value, word)
+            assign(values, options, name, value, word, hints)
         elif len(words) < len(places) or (places and places[-1].repeated):
             words.append(word)
         else:
-            read_toml(values, options, word)
+            read_toml(values, options, word, hints)
             files.append(word)
     if preset and not files:
         print(f"no preset named: taking {(path := preset(values))}")
         given, values = values, {}
-        read_toml(values, options, path)
+        read_toml(values, options, path, hints)
         values |= given
-    if len(words) < len(places) - bool(places and places[-1].repeated):
-        raise UsageError(f"{places[len(words)].name.upper()} is missing: {places[len(words)].comment}")
+    needed = [place for place in places if place.default is inspect.Parameter.empty and not place.repeated]
+    if len(words) < len(needed):
+        raise UsageError(f"{needed[len(words)].name.upper()} is missing: {needed[len(words)].comment}")
     return bind(function, words, values)
 
 
@@ -120,12 +138,13 @@ def bind(function, words, values):
 
 @dataclasses.dataclass
 class Option:
-    """An option, or a place for words: its name, what it takes, its default, the comment beside it."""
+    """An option, or a place for words: name, types, default, the comment beside it, the range of its numbers."""
 
     name: str
     kinds: tuple
     default: object
     comment: str
+    range: str = ""
     repeated: bool = False
 
     @property
@@ -145,7 +164,8 @@ def signature(function):
             for f in dataclasses.fields(p.annotation):
                 options[f.name] = Option(f.name, kinds(f.type), f.default, notes.get(f.name, ""))
             continue
-        option = Option(p.name, kinds(p.annotation), p.default, beside.get(p.name, ""), p.kind is p.VAR_POSITIONAL)
+        option = Option(p.name, kinds(p.annotation), p.default, beside.get(p.name, ""), range_of(p.annotation))
+        option.repeated = p.kind is p.VAR_POSITIONAL
         if p.kind is p.KEYWORD_ONLY:
             options[p.name] = option
         else:
@@ -157,6 +177,8 @@ def kinds(annotation):
     """float | None -> (NoneType, float); Literal["a"] | bool -> ("a", bool); str is last, since it takes anything."""
     if typing.get_origin(annotation) is typing.Literal:
         return typing.get_args(annotation)
+    if typing.get_origin(annotation) is Annotated:
+        return kinds(annotation.__origin__)
     parts = () if annotation in KINDS else typing.get_args(annotation)
     found = [kind for part in parts for kind in kinds(part)] if parts else [annotation]
     return tuple(sorted(found, key=lambda kind: (kind is str, kind is not types.NoneType)))
@@ -168,10 +190,43 @@ def comments(thing):
     return dict(reversed(found))  # the first of a name counts: a signature comes before its function's body
 
 
-def assign(values, options, name, value, place):
-    """values[name] = `value`, text or what TOML holds, as the kind that the option is. Raises UsageError."""
+# ---------------------------------------------------------------------------- ranges
+
+
+COMPARISONS = {"at least": operator.ge, "more than": operator.gt, "at most": operator.le, "less than": operator.lt}
+
+
+def range_of(annotation):
+    """The range in Annotated[int, "at least 1 and at most 9"], also where `| None` stands behind it; '' for none."""
+    parts = (annotation, *typing.get_args(annotation))
+    return next((part.__metadata__[0] for part in parts if typing.get_origin(part) is Annotated), "")
+
+
+def is_in(value, range):
+    """Whether a number is in a range in words, such as "at least 0 and less than 1" or "more than 0 and finite"."""
+    bounds = re.findall(r"(at least|more than|at most|less than) (\S+)", range.replace("finite", "less than inf"))
+    number = {"2^63": 2**63, "inf": float("inf")}
+    return all(COMPARISONS[words](value, number.get(bound) or float(bound)) for words, bound in bounds)
+
+
+def check_ranges(function, values):
+    """Raises UsageError for the first option of `function` whose number in {name: value} is out of its range."""
+    for option in signature(function)[0].values():
+        value = values.get(option.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if option.range and number is not None and not is_in(number, option.range):
+                none = re.search(r"; none: [^;]+", option.comment)
+                raise UsageError(f"{option.name}={show(number)}: must be {option.range}{none[0] if none else ''}")
+
+
+# ---------------------------------------------------------------------------- values as text
+
+
+def assign(values, options, name, value, place, hints=None):
+    """values[name] = `value`, text or what TOML holds, as the option's type. Raises UsageError."""
     if name not in options:
-        raise UsageError(f"{place}: there is no option {name}{nearest(name, options)}")
+        hint = next((what for pattern, what in (hints or {}).items() if re.fullmatch(pattern, name)), None)
+        raise UsageError(f"{place}: there is no option {name}{f': {hint}' if hint else nearest(name, options)}")
     text, several = (show(value), True) if isinstance(value, list) else (str(value), False)
     if "\0" in text:  # which no name of a file has
         raise UsageError(f"{place}: {name} must be {options[name].form}, without a NUL")
@@ -209,8 +264,11 @@ def convert(text, kind):
     return named[text.lower()]
 
 
-def read_toml(values, options, path):
+def read_toml(values, options, path, hints=None):
     """Assign each line of the TOML file `path`. Raises UsageError."""
+    if Path(path).suffix == ".py":
+        presets = ", ".join(sorted(p.as_posix() for p in Path("config").glob("*.toml")))
+        raise UsageError(f"{path}: a preset is a TOML file of lines `name = value`, never executed; there is {presets}")
     try:
         lines = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -227,7 +285,7 @@ def read_toml(values, options, path):
             place = f"{path}: {name} = {value}"
         except ValueError:
             raise UsageError(f"{path}: {name} has more digits than Python writes") from None
-        assign(values, options, name, value, place)
+        assign(values, options, name, value, place, hints)
 
 
 def show(value):
@@ -250,13 +308,18 @@ def to_toml(values):
     return "".join(lines)
 
 
-def usage(function, program):
-    """The text of --help."""
+def usage(function, program, preset=None):
+    """The text of --help, with the values that are used where nothing is given: those of the preset before our own."""
     options, places = signature(function)
     words = "".join(f" {p.name.upper()}{' ...' if p.repeated else ''}" for p in places)
     files = "" if places and places[-1].repeated else " [FILE.toml ...]"
-    head = [f"python {program}{words}{files} [--name=value ...]", inspect.getdoc(function).split("\n")[0]]
+    lines, taken = [f"{program}{words}{files} [--name=value ...]", inspect.getdoc(function).split("\n")[0]], {}
+    if preset:
+        read_toml(taken, options, preset({}))
+        lines.append(f"Where no FILE.toml is named, {preset({})} is taken: the values below are then in use.")
     rows = [(f"  {p.name.upper()}", p.comment) for p in places]
-    rows += [(f"  --{o.name}={show(o.default)}", f"{o.comment} [{o.form}]") for o in options.values()]
+    for o in options.values():
+        allowed = f"{o.form}, {o.range}" if o.range else o.form
+        rows.append((f"  --{o.name}={show(taken.get(o.name, o.default))}", f"{o.comment} [{allowed}]"))
     width = max(len(left) for left, _ in rows)
-    return "\n".join(head + [f"{left:{width}}  {right}" for left, right in rows])
+    return "\n".join(lines + [f"{left:{width}}  {right}" for left, right in rows])

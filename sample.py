@@ -3,46 +3,48 @@
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
-from configurable import UsageError, run
+import ideas  # noqa: F401  so that a checkpoint of theirs can be loaded
+from configurable import NonNegativeFloat, PositiveInt, Seed, UsageError, check_ranges, run
+from plumbing.checkpoint import load_model, no_checkpoint_given
+from plumbing.machine import find_device
 from prepare import Tokenizer
-from train import find_device, load_model
 
 
 def sample(
-    checkpoint: str,  # a run's folder (its best.pt), or a checkpoint file
+    checkpoint: str | None = None,  # folder of a run (its best.pt is taken), or a checkpoint file
     *,
-    prompt: str = "\n",  # the text to go on from
-    prompt_file: str | None = None,  # a file with that text, instead
-    num_samples: int = 1,  # how many continuations
-    max_new_tokens: int = 500,  # how long each is
-    temperature: float = 0.8,  # 0: the likeliest token; 1: as the model says; higher: bolder
-    top_k: int | None = None,  # draw from the k likeliest tokens only; none: from all
-    top_p: float | None = None,  # draw from the likeliest tokens that together reach p only; none: from all
-    seed: int = 1337,  # of what is drawn
+    out_dir: str | None = None,  # the same as CHECKPOINT, as nanoGPT calls it
+    prompt: str | None = None,  # text to continue; none: a new line
+    start: str | None = None,  # the same as --prompt, as nanoGPT calls it; FILE:name reads a file
+    prompt_file: str | None = None,  # file that holds the text to continue
+    num_samples: PositiveInt = 1,  # number of continuations
+    max_new_tokens: PositiveInt = 500,  # tokens per continuation
+    temperature: NonNegativeFloat = 0.8,  # 0 takes the likeliest token; 1 draws as the model says; more is more random
+    top_k: PositiveInt | None = None,  # draw only from the k likeliest tokens; none: from all
+    top_p: Annotated[float, "more than 0 and at most 1"] | None = None,  # only from the likeliest that together reach p
+    seed: Seed = 1337,  # seed of the draws
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu
 ):
-    """Print text that a trained model goes on with, as it comes. Returns the texts."""
-    check(num_samples, max_new_tokens, temperature, top_k, top_p, seed)
+    """Print text with which a trained model continues a prompt, as it comes. Returns the texts."""
+    check_ranges(sample, locals())
+    path = only_one(CHECKPOINT=checkpoint, out_dir=out_dir)
+    if path is None:
+        raise no_checkpoint_given("CHECKPOINT")
+    text = read_prompt(prompt, start, prompt_file)
     device = find_device(device)
-    gpt, saved = load_model(checkpoint, device)
-    tokenizer = Tokenizer.thaw(saved["tokenizer"], checkpoint)
-    if prompt_file is not None:
-        if prompt != "\n":
-            raise UsageError("give a prompt or a prompt_file, not both")
-        try:
-            prompt = Path(prompt_file).read_bytes()
-        except (OSError, ValueError) as error:
-            raise UsageError(f"cannot read prompt_file={prompt_file}: {getattr(error, 'strerror', error)}") from None
-    ids = tokenizer.encode(prompt or "\n", prompt_file or "the prompt").astype("int64")
-    start = torch.from_numpy(ids)[None].to(device)
+    gpt, saved = load_model(path, device)
+    tokenizer = Tokenizer.thaw(saved["tokenizer"], path)
+    ids = tokenizer.encode(text or "\n", prompt_file or "the prompt").astype("int64")
+    first = torch.from_numpy(ids)[None].to(device)
 
     texts = []
     for i in range(num_samples):
         generator = torch.Generator(device).manual_seed(seed + i)
-        tokens = gpt.generate(start, max_new_tokens, temperature, top_k, top_p, generator)
+        tokens = gpt.generate(first, max_new_tokens, temperature, top_k, top_p, generator)
         texts.append("")
         for piece in tokenizer.stream(chain(ids.tolist(), (token.item() for token in tokens))):
             texts[-1] += piece
@@ -51,22 +53,29 @@ def sample(
     return texts
 
 
-def check(num_samples, max_new_tokens, temperature, top_k, top_p, seed):
-    """Raises UsageError for a number out of range."""
-    for name, value, fine, rule in (
-        ("num_samples", num_samples, num_samples >= 1, "at least 1"),
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
-        ("temperature", temperature, 0 <= temperature < float("inf"), "at least 0 and finite"),
-        ("top_k", top_k, top_k is None or top_k >= 1, "at least 1"),
-        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "more than 0 and at most 1"),
-        ("seed", seed, 0 <= seed < 2**63, "at least 0 and less than 2^63"),
-    ):
-        if not fine:
-            raise UsageError(f"{name}={value}: must be {rule}")
+def only_one(**options):
+    """The value that is given of several options that mean the same, or None. Raises UsageError for two."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are given: give only one of them")
+    return next(iter(given.values()), None)
+
+
+def read_prompt(prompt, start, prompt_file):
+    """The text, or the bytes of a file, to continue; None where none is given. Raises UsageError."""
+    if start is not None and start.startswith("FILE:"):
+        prompt_file, start = only_one(start=start[5:], prompt_file=prompt_file), None
+    given = only_one(prompt=prompt, start=start, prompt_file=prompt_file)
+    if prompt_file is None:
+        return given
+    try:
+        return Path(prompt_file).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {prompt_file}: {getattr(error, 'strerror', error)}") from None
 
 
 def printable(text):
-    """`text` without what would drive a terminal."""
+    """`text` without characters that control a terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 

@@ -1,24 +1,22 @@
 """The figures of the tutorial, and whether its numbers are still those of docs/results.
 
-python docs/figures.py draws docs/figures/*.png. With --check it draws nothing, and fails where a number has drifted.
+python -m docs.figures draws docs/figures/*.png. With --check it draws nothing, and fails where a number has drifted.
 """
 
+import functools
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from analyze import summary
-from bench import look
-from compare import spread
 from configurable import UsageError, run
+from lab.analyze import summary
+from lab.compare import differences, paired
+from lab.show import THE_FOUR, look
 from model import softmax1
-from train import write_figure
+from plumbing.figure import new_figure, write_figure
 
 DOCS = Path(__file__).parent
 
@@ -42,10 +40,7 @@ def figures(
 
 def panels(n=1, height=4.0, width=4.4):
     """(figure, axes) with n panels side by side."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(5.5, width * n), height), layout="constrained")
-    return figure, figure.subplots(1, n, squeeze=False)[0]
+    return new_figure(max(5.5, width * n), height, 1, n)
 
 
 # ---------------------------------------------------------------------------- pictures
@@ -138,11 +133,9 @@ def schedule():
     depth = np.arange(24)
     lam = 0.8 - 0.6 * np.exp(-0.3 * depth)
     for width, alpha in ((128, 0.15), (32, 0.3)):
-        spread = math.sqrt(2 * width) * 0.01
+        sd = math.sqrt(2 * width) * 0.01
         label = f"± sd of λ's first value, D = {width}"
-        ax.fill_between(
-            depth, lam - spread, lam + spread, color=look("differential")["color"], alpha=alpha, label=label
-        )
+        ax.fill_between(depth, lam - sd, lam + sd, color=look("differential")["color"], alpha=alpha, label=label)
     ax.plot(
         depth, lam, color=look("differential")["color"], marker="x", ms=5, label="λ_init = 0.8 − 0.6 exp(−0.3 depth)"
     )
@@ -153,19 +146,25 @@ def schedule():
     return figure
 
 
+MISTAKES = {  # of chapter 6, and what each of them should have been
+    **dict.fromkeys(("halved", "split-late", "scores", "no-norm", "no-scale", "one-based"), "differential"),
+    "zero-token": "softmax1",
+}
+
+
 def mistakes():
     """Chapter 6: what each mistake does to the loss."""
-    rows = [row for row in results("wrong")["rows"] if "difference" in row]
-    figure, (ax,) = panels(1, 3.8, 7)
-    for i, row in enumerate(rows):
-        style = {"color": look(row["instead_of"])["color"]}
-        ax.plot(row["pairs"], [i + 0.15] * len(row["pairs"]), ls="", marker="o", mfc="none", ms=4, **style)
-        ax.errorbar([row["difference"]], [i - 0.15], xerr=[row.get("half", 0)], marker="|", ms=12, capsize=4, **style)
+    runs, (figure, (ax,)) = results("mistakes")["runs"], panels(1, 3.8, 7)
+    for i, (name, right) in enumerate(MISTAKES.items()):
+        pairs, of = [*differences(runs, name, right).values()], paired(runs, name, right)
+        style = {"color": look(right)["color"]}
+        ax.plot(pairs, [i + 0.15] * len(pairs), ls="", marker="o", mfc="none", ms=4, **style)
+        ax.errorbar([of["mean"]], [i - 0.15], xerr=[of.get("half", 0)], marker="|", ms=12, capsize=4, **style)
     ax.axvline(0, color="k", lw=0.8)
-    ax.set_yticks(range(len(rows)), [row["attention"] for row in rows])
+    ax.set_yticks(range(len(MISTAKES)), MISTAKES)
     ax.invert_yaxis()
-    ax.set(xlabel="loss − that of the right one, same seed (nats a byte)")
-    ax.set_title("A circle a seed; mean and its 95 % interval", fontsize=10)
+    ax.set(xlabel="loss − that of the right mechanism, same seed (nats per byte)")
+    ax.set_title("One circle per seed; the mean and its 95 % interval", fontsize=10)
     ax.grid(alpha=0.3)
     return figure
 
@@ -199,7 +198,12 @@ def value(text):
 
 def numbers():
     """(page, text): what the pages say of docs/results, computed from there again."""
-    names = ("vanilla", "softmax1", "temperature", "differential")
+    for some in (of_losses, of_maps, of_interventions, of_lambda, of_speed, of_mistakes):
+        yield from some()
+
+
+def of_losses():
+    """Losses of the comparisons, and needles that were found."""
     runs = {name: results(name)["table"] for name in ("shakespeare", "equal-time", "stdlib", "needles")}
     for name, rows in runs.items():
         for row in rows if name != "needles" else ():
@@ -227,28 +231,40 @@ def numbers():
     yield "08-measured.md", f"seeds 1 2 3: {exact['vanilla']} → {exact['differential']}"
     small = " ".join(f"{run['needles']['by_n'][3]['exact']:.2f}" for run in results("needles-small")["runs"])
     yield "08-measured.md", f"vanilla's {exact['vanilla']} into {small}"
-    for name in names:
+    for name in THE_FOUR:
         yield "results.md", exact[name]
 
-    groups = {name: [] for name in names}
+
+@functools.cache
+def summaries():
+    """{mechanism: the numbers of each seed's checkpoint}."""
+    groups = {name: [] for name in THE_FOUR}
     for entry in results("analysis-seeds")["checkpoints"]:
         groups[entry["attention"]].append(summary(entry))
+    return groups
 
-    def seeds(name, what, digits):
-        values = [row[what] for row in groups[name]]
-        mean, sd = np.mean(values), np.std(values, ddof=1)
-        return f"{signed(mean, digits) if what[0] == 'Δ' else f'{mean:.{digits}f}'} ± {sd:.{digits}f}"
 
-    def row(label, what, digits, of=names):
-        return f"| {label} | {' | '.join(seeds(name, what, digits) for name in of)}"
+def seeds(name, what, digits):
+    """Mean ± standard deviation over seeds of a number of a mechanism's checkpoints."""
+    values = [row[what] for row in summaries()[name]]
+    mean, sd = np.mean(values), np.std(values, ddof=1)
+    return f"{signed(mean, digits) if what[0] == 'Δ' else f'{mean:.{digits}f}'} ± {sd:.{digits}f}"
 
-    for label, ours, what, digits in (
+
+def row(label, what, digits, names=THE_FOUR):
+    """A row of a table: that number for several mechanisms."""
+    return f"| {label} | {' | '.join(seeds(name, what, digits) for name in names)}"
+
+
+def of_maps():
+    """Where the maps of trained models look, and how large logits and hidden states are."""
+    for label, chapter, what, digits in (
         ("on the first token", "on the first token", "on_first", 3),
         ("on itself", "on the token itself", "on_itself", 2),
         ("on the previous token", "on the one before it", "on_previous", 2),
         ("effective number of tokens", "effective number of tokens (e to the entropy)", "effective_tokens", 1),
     ):
-        yield "01-budget.md", row(ours, what, digits, names[:1]) + " |"
+        yield "01-budget.md", row(chapter, what, digits, THE_FOUR[:1]) + " |"
         yield "results.md", row(label, what, digits)
     for label, what in (("below 0.001", "at_most_0.001"), ("below 0.00001", "at_most_1e-05")):
         yield "results.md", row(f"\\|a\\| {label}", what, 2)
@@ -256,6 +272,10 @@ def numbers():
         yield "results.md", row(label, f"{kind} top_1", 1 if kind == "logits" else 0)
         yield "results.md", row("median", f"{kind} median", 1)
         yield "results.md", row("kurtosis", f"{kind} kurtosis", 1)
+
+
+def of_interventions():
+    """What the loss becomes without a part of the maps."""
     yield "results.md", row("4 bits", "Δ loss, logits in 4 bits", 3)
     yield "results.md", row("weight on the first token by 0", "Δ loss, first token by 0", 3)
     yield "results.md", row("A by its mean over windows", "Δ loss, A by its mean", 2)
@@ -279,6 +299,9 @@ def numbers():
     both = [seeds(name, "Δ loss, logits in 4 bits", 3) for name in ("vanilla", "differential")]
     yield "08-measured.md", f"loss {both[0]} → {both[1]}"
 
+
+def of_lambda():
+    """λ of trained models, and how alike their two maps are."""
     learned = [e for e in results("analysis-seeds")["checkpoints"] if e["attention"] == "differential"]
     lam = [value for entry in learned for value in entry["learned"]["lam"]["now"]]
     yield "04-near-zero.md", f"ends anywhere from {signed(min(lam), 2)} to {max(lam):.2f}"
@@ -290,22 +313,29 @@ def numbers():
     lam = [signed(entry["learned"]["lam"]["now"][0], 2) for entry in needles]
     yield "results.md", f"in every seed ({', '.join(lam)})"
     yield "03-subtraction.md", f"(λ from {max(lam, key=value)} to {min(lam, key=value)},"
+
+
+def of_speed():
+    """Rows that two pages share."""
     for line in (DOCS / "07-fast.md").read_text(encoding="utf-8").splitlines():
         if line.startswith(("| softmax1,", "| temperature,", "| differential,", "| vanilla,")):
             yield "speed.md", line.removesuffix(" |")
 
-    for row in results("wrong")["rows"]:
-        if "difference" in row:
-            yield "06-wrong.md", f"| {signed(row['difference'], 3)} ± {row['half']:.3f} |"
-    losses = {row["attention"]: [*row["val_loss"].values()] for row in results("wrong")["rows"]}
+
+def of_mistakes():
+    """What each mistake does to the loss."""
+    runs = results("mistakes")["runs"]
+    for name, right in MISTAKES.items():
+        of = paired(runs, name, right)
+        yield "06-wrong.md", f"| {signed(of['mean'], 3)} ± {of['half']:.3f} |"
     for name, pages in (
         ("no-norm", ("06-wrong.md", "08-measured.md", "results.md")),
         ("differential", ("06-wrong.md",)),
     ):
-        of = spread([a - b for a, b in zip(losses[name], losses["vanilla"], strict=True)])
+        of = paired(runs, name, "vanilla")
         for page in pages:
             yield page, f"{signed(of['mean'], 3)} ± {of['half']:.3f}"
 
 
 if __name__ == "__main__":
-    run(figures)
+    run(figures, program="python -m docs.figures")

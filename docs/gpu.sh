@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 mkdir -p "$out"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv > "$out/device.csv"
 
-measure() { # name, seconds allowed, options of bench.py
-  timeout "$2" python bench.py config/gpt2.toml --repetitions=10 --out_dir="$out/$1" "${@:3}" > "$out/$1.md" 2> "$out/$1.err"
+measure() { # name, seconds allowed, options of lab.bench
+  timeout "$2" python -m lab.bench config/gpt2.toml --repetitions=10 --out_dir="$out/$1" "${@:3}" > "$out/$1.md" 2> "$out/$1.err"
 }
 
 compiled="--parts=step --paths=fused --modes=compiled --tokens=16384"

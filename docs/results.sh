@@ -8,9 +8,9 @@ keep() { # NAME FILE...: those files of out/NAME -> docs/results/NAME
     mkdir -p "docs/results/$1"
     for file in "${@:2}"; do cp "out/$1/$file" "docs/results/$1"; done
 }
-look() { # NAME ARGUMENT...: analyze.py into out/NAME, once: remove out/NAME/looked to look again
+look() { # NAME ARGUMENT...: lab.analyze into out/NAME, once: remove out/NAME/looked to look again
     [ -f "out/$1/looked" ] || {
-        python analyze.py "${@:2}" --out_dir="out/$1"
+        python -m lab.analyze "${@:2}" --out_dir="out/$1"
         touch "out/$1/looked"
     }
 }
@@ -22,17 +22,17 @@ checkpoints() { # NAME RATE SEED...: the runs of out/NAME
 
 [ -d data/tinyshakespeare ] || python prepare.py shakespeare
 [ -d data/stdlib ] || python prepare.py stdlib
-[ -d data/needles ] || python prepare.py needles
+[ -d data/needles ] || python -m lab.needles
 
-python compare.py config/cpu.toml --dataset=tinyshakespeare --eval_interval=200 --jobs=2 --out_dir=out/shakespeare
+python -m lab.compare config/cpu.toml --dataset=tinyshakespeare --eval_interval=200 --jobs=2 --out_dir=out/shakespeare
 keep shakespeare results.json loss.png lam.png g.png
-python compare.py config/cpu.toml --dataset=tinyshakespeare --eval_interval=200 --equal=time --jobs=2 --out_dir=out/equal-time
+python -m lab.compare config/cpu.toml --dataset=tinyshakespeare --eval_interval=200 --equal=time --jobs=2 --out_dir=out/equal-time
 keep equal-time results.json loss.png
-python compare.py config/cpu.toml --eval_interval=200 --jobs=2 --out_dir=out/stdlib
+python -m lab.compare config/cpu.toml --eval_interval=200 --jobs=2 --out_dir=out/stdlib
 keep stdlib results.json loss.png lam.png
-python compare.py config/needles.toml --seeds=1,2,3 --jobs=2 --out_dir=out/needles
+python -m lab.compare config/needles.toml --seeds=1,2,3 --jobs=2 --out_dir=out/needles
 keep needles results.json loss.png needles.png lam.png
-python compare.py config/needles.toml --attentions=vanilla --seeds=1,2,3 --init_std=0.02 --jobs=2 --out_dir=out/needles-small
+python -m lab.compare config/needles.toml --attentions=vanilla --seeds=1,2,3 --init_std=0.02 --jobs=2 --out_dir=out/needles-small
 keep needles-small results.json needles.png
 
 look analysis $(checkpoints shakespeare 0.003 1)
@@ -44,6 +44,6 @@ keep analysis-needles analysis.json needles.png map-{vanilla,differential}.png
 look analysis-needles-seeds $(checkpoints needles 0.002 1 2 3) --tokens=16384
 keep analysis-needles-seeds analysis.json
 
-python docs/wrong.py # the mistakes of chapter 6
-keep wrong results.json
-python docs/figures.py
+python -m lab.compare docs/mistakes.toml --jobs=2 # the mistakes of chapter 6
+keep mistakes results.json loss.png
+python -m docs.figures

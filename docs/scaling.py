@@ -1,15 +1,13 @@
-"""The table "predicted and measured" of scaling.md: python docs/scaling.py"""
+"""The table "predicted and measured" of scaling.md: python -m docs.scaling"""
 
 import functools
 import itertools
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from bench import Plan, in_turns, spread, table, training_step
+from lab.bench import training_step
+from lab.show import table
+from lab.timing import in_turns, quartiles
 from model import GPT, GPTConfig
 from train import make_optimizer
 
@@ -22,33 +20,31 @@ def shape(C=128, L=4, T=256):
 
 
 def predicted(gpt):
-    """FLOPs and bytes of a step, as scaling.md has them."""
+    """FLOPs and bytes of a step, by the formulas of scaling.md."""
     c = gpt.config
     numbers = 21 * c.n_layer * c.n_embd + 3 * c.vocab_size
     return N_TOKENS * sum(gpt.flops_per_token()), 16 * gpt.n_params() + 4 * N_TOKENS * numbers
 
 
 def main():
-    plain = torch.autocast("cpu", torch.bfloat16, enabled=False)
-    plan = Plan((), (), (), 15, 0, torch.device("cpu"), plain, None)
+    float32 = torch.autocast("cpu", torch.bfloat16, enabled=False)
     gpts = {(letter, value): GPT(shape(**{letter: value})) for letter, values in GROWS.items() for value in values}
     steps = {}
     for name, gpt in gpts.items():
         x = torch.randint(256, (N_TOKENS // gpt.config.block_size, gpt.config.block_size))
-        steps[name] = functools.partial(training_step, gpt, gpt, make_optimizer(gpt, 0.1, (0.9, 0.95)), x, x, plain)
-    found = in_turns(plan, steps)
+        steps[name] = functools.partial(training_step, gpt, gpt, make_optimizer(gpt, 0.1, (0.9, 0.95)), x, x, float32)
+    measures = in_turns(steps, 15, torch.device("cpu"))
     rows = []
     for letter, values in GROWS.items():
         for small, large in itertools.pairwise(values):
             a, b = (letter, small), (letter, large)
             (flops_a, bytes_a), (flops_b, bytes_b) = predicted(gpts[a]), predicted(gpts[b])
-            held = [12 * gpts[z].n_params() + found[z]["bytes"] for z in (a, b)]
-            times = [t / s for s, t in zip(found[a]["seconds"], found[b]["seconds"], strict=True)]
+            peak_a, peak_b = (12 * gpts[z].n_params() + measures[z]["peak_bytes"] for z in (a, b))
+            times = [t / s for s, t in zip(measures[a]["seconds"], measures[b]["seconds"], strict=True)]
             row = {"grows": letter, "from": small, "to": large, "FLOPs, predicted": flops_b / flops_a}
-            row |= {"time, measured": spread(times), "bytes, predicted": bytes_b / bytes_a}
-            rows.append(
-                row | {"bytes, measured": held[1] / held[0], "MB": held[1] / 1e6, "predicted MB": bytes_b / 1e6}
-            )
+            row |= {"time, measured": quartiles(times), "bytes, predicted": bytes_b / bytes_a}
+            row |= {"bytes, measured": peak_b / peak_a, "MB": peak_b / 1e6, "predicted MB": bytes_b / 1e6}
+            rows.append(row)
     print(table(rows))
 
 

@@ -1,7 +1,14 @@
-"""A small corpus, prepared once, and a working folder of its own for every test."""
+"""A small corpus, prepared once; a working folder of its own for every test; short runs on that corpus."""
 
+import inspect
+import itertools
+import json
+import os
 import random
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiktoken
@@ -9,6 +16,14 @@ import torch
 from tiktoken_ext import openai_public
 
 import prepare
+import train as train_py
+from configurable import UsageError
+from model import ATTENTION, GPTConfig
+from plumbing.checkpoint import load
+from train import train
+
+ROOT = Path(train_py.__file__).parent
+every = pytest.mark.parametrize("name", [name for name, c in ATTENTION.items() if c.__module__ == "model"])
 
 torch.set_num_threads(1)  # models this small lose by sharing their work
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job would ignore
@@ -52,3 +67,129 @@ def tiny_encoding(name="gpt2"):
 def tiny(monkeypatch):
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: tiny_encoding())
     return tiny_encoding()
+
+
+# ---------------------------------------------------------------------------- runs
+
+
+def small(**options):
+    return GPTConfig(**{"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8} | options)
+
+
+@pytest.fixture
+def go(corpus):
+    """train() of a small model for a few steps, in out/NAME; gives the rows of metrics.jsonl without their speed."""
+
+    def go(out="run", attention="vanilla", dropout=0.0, **options):
+        options = {
+            "max_iters": 6,
+            "warmup_iters": 2,
+            "eval_interval": 3,
+            "batch_size": 4,
+            "checkpoint_interval": 2,
+        } | options
+        options = {"dataset": str(corpus), "out_dir": f"out/{out}"} | options
+        train(small(attention=attention, dropout=dropout), **options)
+        return metrics(out)
+
+    return go
+
+
+def metrics(out):
+    rows = [json.loads(line) for line in Path(f"out/{out}/metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
+
+
+def weights(out, file="ckpt.pt"):
+    return load(f"out/{out}/{file}")["model"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def mistake(function, *args, **options):
+    with pytest.raises(UsageError) as error:
+        function(*args, **options)
+    return str(error.value)
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+    """signal_at(step, signum): the process gets that signal while it computes that step's gradient, once."""
+    original, plan = train_py.gradient, {}
+
+    def gradient(*args):
+        plan["step"] -= 1
+        if plan["step"] == -1:
+            os.kill(os.getpid(), plan["signum"])
+        return original(*args)
+
+    def at(step, signum=signal.SIGINT):
+        plan.update(step=step, signum=signum)
+        monkeypatch.setattr(train_py, "gradient", gradient)
+
+    return at
+
+
+@pytest.fixture
+def torchrun(corpus):
+    """torchrun(option, ...): two processes that train on the CPU, into out/run."""
+
+    def torchrun(*options):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        shape = ["--n_layer=2", "--n_embd=16", "--n_head=2", "--block_size=8"]
+        steps = ["--gradient_accumulation_steps=4", "--batch_size=2", "--warmup_iters=2", "--checkpoint_interval=10"]
+        where = [f"--dataset={corpus}", "--out_dir=out/run", "--device=cpu"]
+        command += [str(ROOT / "train.py"), str(ROOT / "config/cpu.toml"), *shape, *steps, *where, *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    return torchrun
+
+
+# ---------------------------------------------------------------------------- laws
+
+AUTHOR_KNOWS = (  # laws that ask what only the author of a mechanism knows
+    "test_map_is_the_definition_in_plain_loops",
+    "test_row_sums",
+    "test_its_projections_are_vanilla_s_and_it_learns_these_more_numbers",
+)
+
+
+def author_knows(monkeypatch, name, definition, row_sum, more_numbers):
+    """Tell these laws about the mechanism `name`."""
+    import test_model
+
+    monkeypatch.setitem(test_model.DEFINITIONS, name, definition)
+    monkeypatch.setitem(test_model.ROW_SUMS, name, row_sum)
+    monkeypatch.setitem(test_model.MORE_NUMBERS, name, more_numbers)
+
+
+def broken_laws(name):
+    """Names of the laws of test_model.py that the mechanism `name` breaks, for all values of their other parameters."""
+    import test_model
+
+    broken = set()
+    for title, law in vars(test_model).items():
+        if not title.startswith("test_") or "name" not in inspect.signature(law).parameters:
+            continue
+        marks = {mark.name: mark for mark in law.pytestmark}
+        if "skipif" in marks and marks["skipif"].args[0]:
+            continue
+        others = [mark.args for mark in law.pytestmark if mark.name == "parametrize" and mark.args[0] != "name"]
+        for values in itertools.product(*(values for _, values in others)):
+            values = [getattr(value, "values", (value,))[0] for value in values]
+            if "cuda" in values:
+                continue
+            arguments = {"name": name, **dict(zip((names for names, _ in others), values, strict=True))}
+            with pytest.MonkeyPatch.context() as patch:
+                if "monkeypatch" in inspect.signature(law).parameters:
+                    arguments["monkeypatch"] = patch
+                try:
+                    law(**arguments)
+                except Exception:  # an assertion, or the mechanism cannot even be asked
+                    broken.add(title)
+    return broken

@@ -1,8 +1,7 @@
-"""compare.py: one budget, several mechanisms, several seeds."""
+"""lab/compare.py: one budget, several mechanisms, several seeds."""
 
 import json
 import math
-import os
 import shutil
 import signal
 import statistics
@@ -11,12 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-import compare as compare_py
-from compare import compare, spread, student, summarize, written
-from configurable import UsageError, parse, usage
-from model import ATTENTION, GPTConfig
-from prepare import needles
-from train import load, read_metrics, save, train
+import lab.compare
+import lab.runs
+from configurable import UsageError, parse, signature, usage
+from conftest import ROOT
+from lab.charts import draw
+from lab.compare import compare, differences, loss_cells, paired, spread, student, summarize
+from lab.needles import needles
+from lab.show import THE_FOUR
+from model import ATTENTION
+from plumbing.checkpoint import load
 
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
 SHORT = {"batch_size": 2, "max_iters": 20, "warmup_iters": 2, "eval_interval": 10, "eval_tokens": 500}
@@ -44,19 +47,6 @@ def mistake(**options):
     with pytest.raises(UsageError) as error:
         compare(**options)
     return str(error.value)
-
-
-def same_run(folder, other):
-    """Whether two runs have the same steps and losses."""
-    a, b = (
-        [(row["step"], row.get("val_loss")) for row in read_metrics(Path(p, "metrics.jsonl"))] for p in (folder, other)
-    )
-    return len(a) > 2 and a == b
-
-
-def test_its_runs_are_those_of_train(compared, corpus):
-    train(GPTConfig(**SHAPE, attention="differential"), dataset=str(corpus), seed=2, out_dir="out/alone", **SHORT)
-    assert same_run(compared[0] / "differential-0.001-2", "out/alone")
 
 
 def test_the_table_says_what_the_runs_found(compared):
@@ -96,94 +86,38 @@ def test_results_are_kept_with_where_they_come_from(compared, corpus):
     assert all(p.stat().st_size > 10_000 for p in compared[0].glob("*.png"))
 
 
+def test_runs_of_other_options_are_not_taken_for_these(again):
+    with pytest.raises(UsageError, match=r"vanilla-0.001-1 has another run \(max_iters 20 -> 30\)"):
+        again(max_iters=30)
+
+
+def test_a_stopped_comparison_says_how_to_continue(again, compared, monkeypatch, capsys):
+    shutil.rmtree("out/copy/differential-0.001-2")
+    monkeypatch.setattr(lab.compare, "run_all", lambda *args: ({}, signal.SIGTERM))
+    with pytest.raises(SystemExit) as stopped:
+        again()
+    assert stopped.value.code == 143
+    output = capsys.readouterr().out
+    assert "stopped, 1 runs left: the same command continues" in output and "0.001" in output
+    assert len(json.loads(Path("out/copy/results.json").read_text())["runs"]) == 3
+
+
+def test_a_run_that_failed_is_reported_and_the_others_are_compared(again, monkeypatch, capsys):
+    shutil.rmtree("out/copy/vanilla-0.001-1")
+    why = "train.py: step 3: loss nan: stopped before the update"
+    monkeypatch.setattr(lab.compare, "run_all", lambda *args: ({"vanilla-0.001-1": why}, 0))
+    with pytest.raises(SystemExit) as ended:
+        again()
+    assert ended.value.code == 1 and f"vanilla-0.001-1 failed: {why}" in capsys.readouterr().out
+    report = json.loads(Path("out/copy/results.json").read_text())
+    assert report["failed"] == {"vanilla-0.001-1": why} and len(report["runs"]) == 3
+    assert report["table"][0]["missing"] == [1] and report["table"][1]["difference"]["n"] == 1
+
+
 def test_done_runs_are_not_run_again(again, compared, monkeypatch):
-    monkeypatch.setattr(compare_py, "begin", None)
+    monkeypatch.setattr(lab.runs, "begin", None)
     assert again() == compared[1]
     assert len(again(seeds=(2,), attentions=("differential",))) == 1
-
-
-def test_runs_with_other_options_are_not_taken_for_these(again):
-    with pytest.raises(UsageError) as error:
-        again(max_iters=30)
-    assert "vanilla-0.001-1 holds another run (max_iters 20 -> 30): choose another --out_dir" in str(error.value)
-
-
-def test_a_run_of_before_an_option_was_there_is_not_taken_for_one_with_it(again):
-    path = Path("out/copy/vanilla-0.001-1/ckpt.pt")
-    saved = load(path)
-    del saved["options"]["init_std"]
-    save(path, saved)
-    with pytest.raises(UsageError, match=r"vanilla-0.001-1 holds another run \(init_std none -> 0.02\)"):
-        again()
-
-
-def test_runs_on_other_data_are_not_taken_for_these(again, corpus, monkeypatch):
-    other = json.loads((corpus / "meta.json").read_text()) | {"source": "another"}
-    monkeypatch.setattr(compare_py, "load_dataset", lambda *args: (corpus, other, None))
-    with pytest.raises(UsageError, match=r"vanilla-0.001-1 holds another run \(another dataset\)"):
-        again()
-
-
-def test_runs_of_other_code_are_not_taken_for_these(again, monkeypatch):
-    monkeypatch.setattr(compare_py, "origin", lambda folder: {"commit": None, "code": "of tomorrow"})
-    with pytest.raises(UsageError, match=r"holds another run \(another model.py or train.py\)"):
-        again()
-
-
-def test_a_run_whose_metrics_are_damaged_is_not_called_done(again):
-    metrics = Path("out/copy/vanilla-0.001-1/metrics.jsonl")
-    lines = metrics.read_text().splitlines(keepends=True)
-    metrics.write_text("".join(lines[:5] + lines[6:]))
-    with pytest.raises(UsageError, match=r"vanilla-0.001-1/metrics.jsonl is damaged: remove out/copy/vanilla-0.001-1"):
-        again()
-
-
-def test_runs_cut_off_go_on_where_they_were(corpus, monkeypatch, capsys):
-    options = {**SHORT, "max_iters": 300, "checkpoint_interval": 300, "dataset": str(corpus)}
-    both = {**TWO, **SHAPE, **options, "seeds": (2,), "out_dir": "out/cut"}
-    cut = [Path("out/cut", f"{attention}-0.001-2") for attention in TWO["attentions"]]
-    told = []
-
-    def terminate_us_midway(seconds):
-        if min(map(compare_py.steps_done, cut)) >= 5 and not told:
-            told.append(os.kill(os.getpid(), signal.SIGTERM))
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(compare_py.time, "sleep", terminate_us_midway)
-        compare(**both)
-    assert stopped.value.code == 143
-    assert "stopped, 2 runs left: the same command goes on" in capsys.readouterr().out
-    assert all(5 <= load(folder / "ckpt.pt")["step"] < 300 for folder in cut)
-    compare(**both)
-    assert [load(folder / "ckpt.pt")["step"] for folder in cut] == [300, 300]
-    assert "step 0: val" not in Path("out/cut/vanilla-0.001-2.log").read_text()  # it did not begin again
-    train(GPTConfig(**SHAPE), **options, seed=2, out_dir="out/alone")
-    assert same_run(cut[0], "out/alone")
-
-
-def test_a_second_ctrl_c_leaves_no_run_behind(corpus, monkeypatch):
-    begin, children = compare_py.begin, []
-
-    def interrupt(seconds):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(compare_py, "begin", lambda *args: children.append(begin(*args)) or children[-1])
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(compare_py.time, "sleep", interrupt)
-        compare(**TWO, **SHAPE, **SHORT, dataset=str(corpus))
-    assert [child.wait(5) for child in children] == [-signal.SIGKILL] * 2
-
-
-def test_a_run_that_fails_does_not_take_the_others_down(corpus, capsys):
-    options = {**SHAPE, **SHORT, "dataset": str(corpus), "seeds": (1,), "out_dir": "out/fails"}
-    with pytest.raises(SystemExit) as ended:
-        compare(attentions=("vanilla",), learning_rates=(1e30, 1e-3), **options)
-    assert ended.value.code == 1
-    report = json.loads(Path("out/fails/results.json").read_text())
-    assert [run["learning_rate"] for run in report["runs"]] == [1e-3]
-    (why,) = report["failed"].values()
-    assert why.startswith("train.py: step ") and "stopped before the update" in why
-    assert "vanilla-1e+30-1 failed: train.py: step " in capsys.readouterr().out
 
 
 def row(attention, seed, val_loss, rate=1e-3, **more):
@@ -205,8 +139,28 @@ def test_differences_are_of_pairs():
     assert softmax1["difference"]["half"] == pytest.approx(12.7062 * 0.1, rel=1e-4)  # t of one degree of freedom
     assert softmax1["pairs"] == {1: pytest.approx(0.1), 2: pytest.approx(0.3)} and softmax1["time_ratio"]["mean"] == 1.5
     assert vanilla["missing"] == [3] and softmax1["missing"] == []  # and so vanilla has no best rate
-    assert written(softmax1)["paired difference, 95 % interval"] == "+0.2000 ± 1.2706"
-    assert written(vanilla)["best val loss, mean ± sd"] == "2.5000 ± 0.7071 (without seed 3)"
+    assert loss_cells(softmax1)["paired difference, 95 % interval"] == "+0.2000 ± 1.2706"
+    assert loss_cells(vanilla)["best val loss, mean ± sd"] == "2.5000 ± 0.7071 (without seed 3)"
+
+
+def test_any_two_mechanisms_of_results_json_are_paired(compared):
+    runs = json.loads((compared[0] / "results.json").read_text())["runs"]
+    assert paired(runs, "differential", "vanilla") == compared[1][1]["difference"]
+    assert differences(runs, "differential", "vanilla") == compared[1][1]["pairs"]
+    rows = [
+        row(name, seed, loss) for name, losses in (("a", (1, 2, 3)), ("b", (1, 4))) for seed, loss in enumerate(losses)
+    ]
+    assert differences(rows, "b", "a") == {0: 0, 1: 2} and differences(rows, "a", "b") == {0: 0, 1: -2}
+    assert paired(rows, "b", "a") == spread([0, 2]) and paired(rows, "a", "a") == spread([0, 0, 0])
+    for name, base in (("c", "a"), ("a", "c")):
+        with pytest.raises(ValueError, match=f"{name} and {base} have no seed in common"):
+            paired(rows, name, base)
+
+
+def test_of_several_rates_a_pair_must_be_chosen():
+    rows = [row("a", 1, 2.0), row("a", 1, 1.0, 1e-2), row("b", 1, 3.0)]
+    with pytest.raises(ValueError, match="a has several learning rates: choose one"):
+        paired(rows, "b", "a")
 
 
 def test_of_several_learning_rates_the_best_of_each_is_compared_with_the_best_of_the_first():
@@ -220,7 +174,7 @@ def test_of_several_learning_rates_the_best_of_each_is_compared_with_the_best_of
     assert [key for key, r in found.items() if r["best"]] == [("vanilla", 1e-2), ("softmax1", 1e-3)]
     assert found["softmax1", 1e-3]["difference"]["mean"] == 0.5 and found["softmax1", 1e-3]["to_learning_rate"] == 1e-2
     assert found["softmax1", 1e-2]["difference"]["mean"] == pytest.approx(0.7)  # not its best: rate against rate
-    assert written(found["softmax1", 1e-3], swept=True)["learning rate"] == "0.001, best"
+    assert loss_cells(found["softmax1", 1e-3], several_rates=True)["learning rate"] == "0.001, best"
     rows[2]["val_loss"] = 2.5  # now its best is the faster one, and the slower is compared with vanilla's slower
     found = {(r["attention"], r["learning_rate"]): r for r in summarize(rows, ("vanilla", "softmax1"))}
     assert [found["softmax1", rate]["difference"]["mean"] for rate in (1e-3, 1e-2)] == pytest.approx([0.5, 0.7])
@@ -239,9 +193,9 @@ def test_a_rate_that_killed_a_seed_is_nobodys_best():
 def test_one_seed_has_no_interval():
     assert spread([2.0]) == {"n": 1, "mean": 2.0}
     _, softmax1 = summarize([row("vanilla", 1, 2.0), row("softmax1", 1, 2.5)], ("vanilla", "softmax1"))
-    assert written(softmax1)["paired difference, 95 % interval"] == "+0.5000 (one seed: no interval)"
-    assert written(softmax1)["best val loss, mean ± sd"] == "2.5000"
-    assert written(softmax1)["learning rate"] == "0.001"  # of one rate none is the best
+    assert loss_cells(softmax1)["paired difference, 95 % interval"] == "+0.5000 (one seed: no interval)"
+    assert loss_cells(softmax1)["best val loss, mean ± sd"] == "2.5000"
+    assert loss_cells(softmax1)["learning rate"] == "0.001"  # of one rate none is the best
 
 
 @pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (1000, 1.9623)])
@@ -257,18 +211,26 @@ def test_equal_time_gives_a_slower_mechanism_fewer_steps(monkeypatch):
             {"attention": "differential", "milliseconds": [1, 16, 20]},
         ]
 
-    settings = compare_py.whole({**SHAPE, **SHORT, "batch_size": 2, "attention": "vanilla"})
+    settings = lab.compare.with_defaults({**SHAPE, **SHORT, "batch_size": 2, "attention": "vanilla"})
 
     def ask(equal, jobs=2):
-        return compare_py.steps_of(TWO["attentions"], equal, settings, torch.device("cpu"), jobs, Path())
+        return lab.compare.steps_of(TWO["attentions"], equal, settings, torch.device("cpu"), jobs, Path())
 
-    monkeypatch.setattr(compare_py, "training_steps", training_steps)
+    monkeypatch.setattr(lab.compare, "training_steps", training_steps)
     assert ask("tokens") == {"vanilla": 20, "differential": 20} and not Path("steps.json").exists()
     assert ask("time") == {"vanilla": 20, "differential": 12}  # 20 · 10 / 16
-    monkeypatch.setattr(compare_py, "training_steps", None)  # measured once: gone on with, runs keep their steps
+    monkeypatch.setattr(lab.compare, "training_steps", None)  # measured once: gone on with, runs keep their steps
     assert ask("time") == {"vanilla": 20, "differential": 12}
     with pytest.raises(UsageError, match=r"steps.json is of other mechanisms, jobs or options"):
         ask("time", jobs=1)
+    Path("steps.json").unlink()
+    failed = [
+        {"attention": "vanilla", "milliseconds": [9, 10, 11]},
+        {"attention": "softmax1", "failed": "out of memory"},
+    ]
+    monkeypatch.setattr(lab.compare, "training_steps", lambda *args: failed)
+    with pytest.raises(UsageError, match=r"equal=time: a step of softmax1 cannot be measured \(out of memory\)"):
+        ask("time")
 
 
 def test_every_figure_is_drawn():
@@ -282,7 +244,7 @@ def test_every_figure_is_drawn():
         for seed in (1, 2)
         for rate in (1e-3, 1e-2)
     ]
-    compare_py.draw(Path(), "a title", rows, summarize(rows, ("vanilla", "differential", "temperature")))
+    draw(Path(), "a title", rows, summarize(rows, ("vanilla", "differential", "temperature")))
     assert {p.name for p in Path().glob("*.png")} == {"loss.png", "lam.png", "g.png", "rates.png"}
     assert all(p.stat().st_size > 10_000 for p in Path().glob("*.png"))
 
@@ -307,16 +269,16 @@ def test_needles_are_counted_over_seeds(capsys):
     [
         ({"attention": "vanilla"}, "attention: is chosen for every run; give attentions"),
         ({"seed": 3}, "seed: is chosen for every run; give seeds"),
-        ({"init_from": "resume"}, "init_from: is chosen for every run; leave it away"),
-        ({"overwrite": True}, "overwrite: is chosen for every run; leave it away"),
+        ({"init_from": "resume"}, "init_from: is chosen for every run; leave it out"),
+        ({"overwrite": True}, "overwrite: is chosen for every run; leave it out"),
         (
             {"attentions": ("vanila",)},
-            f"attentions=vanila: must be of {', '.join(ATTENTION)} (did you mean vanilla?)",
+            f"attentions=vanila: must be one of {', '.join(ATTENTION)} (did you mean vanilla?)",
         ),
-        ({"seeds": (1, 2, 1)}, "seeds=1,2,1: one is named twice"),
-        ({"learning_rates": (0.1, 0.1)}, "learning_rates=0.1,0.1: one is named twice"),
+        ({"seeds": (1, 2, 1)}, "seeds=1,2,1: must not name one twice"),
+        ({"learning_rates": (0.1, 0.1)}, "learning_rates=0.1,0.1: must not name one twice"),
         ({"jobs": 0}, "jobs=0: must be at least 1"),
-        ({"n_head": 3, "n_embd": 12}, "n_head=3: a differential head is two maps, so n_head must be even"),
+        ({"n_head": 3, "n_embd": 12}, "n_head=3: must be a multiple of 2, the maps per differential head"),
         (
             {"equal": "time", "gradient_accumulation_steps": 2},
             "equal=time measures a step of one micro-batch: gradient_accumulation_steps must be 1",
@@ -331,6 +293,28 @@ def test_mistakes_are_explained(options, message, corpus):
     assert not list(Path().rglob("ckpt.pt"))  # nothing was trained before the mistake was found
 
 
+def test_damaged_needles_are_a_mistake_before_any_run(monkeypatch):
+    folder = needles(n_needles=2, n_queries=1, length=32, n_contexts=20, n_val_contexts=6)
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"needles": meta["needles"] | {"n_queries": 0}}))
+    monkeypatch.setattr(lab.compare, "run_all", None)
+    message = mistake(dataset="needles", **SHAPE | {"block_size": 32})
+    assert message == "needles: needles of which no context can be made"
+
+
+def test_without_a_word_it_compares_the_four_and_it_knows_the_words_of_ideas():
+    assert signature(compare)[0]["attentions"].default == THE_FOUR
+    assert mistake(attentions=("no-norm", "one-base")).endswith("(did you mean one-based?)")
+
+
+def test_every_option_has_a_line_of_help():
+    assert all(signature(compare)[0][name].comment for name in compare.__kwdefaults__)
+
+
+def test_it_is_a_program():
+    assert (ROOT / "lab/compare.py").read_text().endswith('program="python -m lab.compare")\n')
+
+
 def test_it_takes_the_options_of_train_and_its_own():
     Path("small.toml").write_text("n_layer = 1\nseeds = [3, 4]\n")
     assert parse(compare, ["small.toml", "--max_iters=7", "--learning_rates=1e-3,2e-3"]) == (
@@ -339,6 +323,6 @@ def test_it_takes_the_options_of_train_and_its_own():
     )
     with pytest.raises(UsageError, match=r"there is no option learning_rat \(did you mean learning_rate"):
         parse(compare, ["--learning_rat=1"])
-    told = usage(compare, "compare.py")
+    told = usage(compare, "python -m lab.compare")
     assert told.index("--seeds=1,2,3,4") < told.index("--n_layer=4") and told.count("--out_dir=") == 1
     assert "folder of the runs, results.json" in told

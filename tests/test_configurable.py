@@ -1,19 +1,29 @@
 """What a command line does, and the one line that says what is wrong with it."""
 
+import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import prepare
-import sample
-import train
-from configurable import UsageError, parse, run, to_toml, usage
+from configurable import PositiveInt, UsageError, check_ranges, comments, is_in, parse, run, signature, to_toml, usage
+from conftest import ROOT
+from lab.analyze import analyze
+from lab.bench import bench
+from lab.compare import compare
+from lab.needles import needles
+from model import GPTConfig
+from plumbing.nanogpt import OPTIONS_OF_NANOGPT
+from prepare import prepare
+from sample import sample
+from train import preset, train
+
+PROGRAMS = [train, prepare, sample, needles, analyze, compare, bench]
 
 
 @dataclass
@@ -180,8 +190,18 @@ def test_words_fill_places_then_the_rest():
     assert parse(words, ["a", "--count=2", "b", "c.toml"]) == (["a", "b", "c.toml"], {"count": 2})
     assert mistake(words, "--count=2") == "ONE is missing: the first"
     assert mistake(words, "count=2") == "count=2: did you mean --count=2?"
-    assert parse(words, ["a"]) == (["a"], {}) and parse(prepare.prepare, []) == ([], {})
-    assert mistake(sample.sample).startswith("CHECKPOINT is missing: a run's folder")
+    assert parse(words, ["a"]) == (["a"], {}) and parse(prepare, []) == ([], {})
+
+
+def test_a_place_with_a_default_may_be_left_empty():
+    def place(
+        one: str,  # the first
+        two: str | None = None,  # the second
+    ):
+        """Take words."""
+
+    assert parse(place, ["a"]) == (["a"], {}) and parse(place, ["a", "b"]) == (["a", "b"], {})
+    assert mistake(place) == "ONE is missing: the first"
 
 
 def test_run_begins_with_the_preset_unless_one_is_named(tmp_path, capsys):
@@ -228,13 +248,133 @@ def test_help_says_everything_and_runs_nothing(capsys):
     assert any(line.split() == ["--grad_clip=1.0", "none:", "any", "[none|float]"] for line in lines)
 
 
-@pytest.mark.parametrize("function", [train.train, prepare.prepare, sample.sample])
-def test_every_option_of_every_program_has_its_help(function):
+@pytest.mark.parametrize("function", PROGRAMS)
+def test_every_option_of_every_program_has_a_help_that_stands_alone(function):
     lines = usage(function, "x.py").splitlines()[2:]
     assert len(lines) > 3
     for line in lines:
         option, _, comment = line.strip().partition("  ")
-        assert comment.split("[")[0].strip(), option
+        assert len(comment.split("[")[0].split()) > 1, option
+        assert not re.match(r"(its|their|of|the same)\b(?! as)", comment.strip()), line
+
+
+def test_help_shows_what_is_used_where_nothing_is_given(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    run(train, ["--help"], preset=preset)
+    text = capsys.readouterr().out
+    taken = preset({})
+    assert f"Where no FILE.toml is named, {taken} is taken: the values below are then in use." in text
+    _, options = parse(train, [taken])
+    assert all(
+        re.search(rf"^  --{name}={re.escape(str(value))} ", text, re.MULTILINE) for name, value in options.items()
+    )
+    assert "--max_iters=2000" not in text
+
+
+# ---------------------------------------------------------------------------- ranges
+
+
+def ranged(
+    *,
+    n: PositiveInt = 1,  # how many
+    share: Annotated[float, "more than 0 and at most 1"] | None = None,  # how much; none: all
+    lengths: Annotated[tuple[int, ...], "at least 2"] = (2, 3),  # how long
+):
+    """Check ranges."""
+    check_ranges(ranged, locals())
+    return n, share, lengths
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, "n=0: must be at least 1"),
+        ({"share": 0.0}, "share=0.0: must be more than 0 and at most 1; none: all"),
+        ({"share": 1.5}, "share=1.5: must be more than 0 and at most 1; none: all"),
+        ({"lengths": (2, 1)}, "lengths=1: must be at least 2"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_the_range(options, message):
+    assert ranged() and ranged(share=1.0, lengths=(2,))
+    with pytest.raises(UsageError) as error:
+        ranged(**options)
+    assert str(error.value) == message
+
+
+def test_help_shows_ranges():
+    assert "  --n=1          how many [int, at least 1]" in usage(ranged, "x").splitlines()
+    assert "[none|float, more than 0 and at most 1]" in usage(ranged, "x")
+    assert "[int,int,..., at least 2]" in usage(ranged, "x")
+
+
+def beyond(range):
+    """Numbers just outside of a range in words."""
+    for words, bound in re.findall(r"(at least|more than|at most|less than|finite) ?([^\s;]*)", range):
+        number = float("inf") if words == "finite" else 2**63 if bound == "2^63" else float(bound)
+        yield {"at least": number - 1, "more than": number, "at most": number + 1}.get(words, number)
+
+
+@pytest.mark.parametrize("function", PROGRAMS)
+def test_every_range_that_help_shows_is_enforced(function, capsys):
+    options = [option for option in signature(function)[0].values() if option.range]
+    if function is compare:
+        options = [option for option in options if option.name != "seed"]  # it is chosen for every run
+    assert options
+    for option in options:
+        for number in beyond(option.range):
+            assert not is_in(number, option.range)
+            if int in option.kinds or tuple[int, ...] in option.kinds:
+                number = int(number)
+                if abs(number) >= 2**63:
+                    continue  # no such int is taken from a command line
+            with pytest.raises(SystemExit) as ended:
+                run(function, [f"--{option.name}={number}"])
+            assert ended.value.code == 2
+            assert f"{option.name}={number}: must be {option.range}" in capsys.readouterr().err
+
+
+def test_every_range_that_help_shows_of_a_model_is_enforced():
+    notes = comments(GPTConfig)
+    bounds = {f.name: [*beyond(notes[f.name])] for f in fields(GPTConfig)}
+    assert sum(map(len, bounds.values())) >= 8
+    for name, numbers in bounds.items():
+        for number in numbers:
+            with pytest.raises(ValueError, match=f"^{name}="):
+                GPTConfig(**{name: type(getattr(GPTConfig, name))(number)})
+
+
+# ---------------------------------------------------------------------------- coming from nanoGPT
+
+NANOGPT = (
+    "eval_iters eval_only log_interval always_save_checkpoint wandb_log wandb_project wandb_run_name decay_lr bias"
+)
+
+
+@pytest.mark.parametrize("name", [*NANOGPT.split(), "backend"])
+def test_an_option_of_nanogpt_that_does_not_exist_is_answered_by_what_serves_instead(name):
+    with pytest.raises(UsageError) as error:
+        parse(train, [f"--{name}=1"], hints=OPTIONS_OF_NANOGPT)
+    head, _, hint = str(error.value).partition(f"there is no option {name}: ")
+    assert head == f"--{name}=1: " and len(hint.split()) > 4
+    for option in re.findall(r"--(\w+)", hint):
+        assert option in signature(train)[0]
+
+
+def test_options_of_nanogpt_that_exist_are_taken_as_they_are():
+    words = ["--compile=False", "--dtype=float32", "--out_dir=out", "--init_from=resume", "--wandb_log=True"]
+    _, options = parse(train, words[:-1])
+    assert options["compile"] is False
+    Path("wandb.toml").write_text("wandb_log = true")
+    with pytest.raises(
+        UsageError, match=r"wandb.toml: wandb_log = True: there is no option wandb_log: nothing is sent"
+    ):
+        parse(train, ["wandb.toml"], hints=OPTIONS_OF_NANOGPT)
+
+
+def test_a_config_of_nanogpt_is_answered_by_the_presets(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    message = mistake(train, "config/train_shakespeare_char.py")
+    assert "a preset is a TOML file" in message and "never executed" in message and "config/cpu.toml" in message
 
 
 @given(
@@ -269,10 +409,8 @@ def test_any_command_line_is_parsed_or_explained(argv):
 
 
 def test_programs_explain_and_exit_2_from_the_shell():
-    root = Path(train.__file__).parent
-    done = subprocess.run(
-        [sys.executable, root / "train.py", "--learning_rat=1"], capture_output=True, text=True, cwd=root, timeout=120
-    )
+    command = [sys.executable, ROOT / "train.py", "--learning_rat=1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 2
     assert done.stderr == "train.py: --learning_rat=1: there is no option learning_rat (did you mean learning_rate?)\n"
 

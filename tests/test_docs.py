@@ -1,7 +1,6 @@
 """What the tutorial says is so: its Python prints what is shown, its commands work, its links lead somewhere."""
 
 import contextlib
-import functools
 import inspect
 import io
 import json
@@ -9,24 +8,26 @@ import math
 import re
 import runpy
 import shlex
-from pathlib import Path
 
 import pytest
 import test_model
 import torch
 
-import analyze
-import bench
-import compare
-import figures
+import lab.bench
+import lab.runs
 import model
-import prepare
-import sample
-import train
-import wrong
-from configurable import run
-
-ROOT = Path(model.__file__).parent
+import prepare as prepare_py
+from configurable import bind, run
+from conftest import AUTHOR_KNOWS, ROOT, author_knows, broken_laws
+from docs import figures
+from ideas.mistakes import MISTAKES
+from lab.analyze import analyze
+from lab.bench import bench
+from lab.compare import compare
+from lab.needles import needles
+from prepare import prepare
+from sample import sample
+from train import train
 
 PAGES = [ROOT / "docs/README.md", *sorted((ROOT / "docs").glob("[0-9]*.md"))]
 chapters = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -64,31 +65,24 @@ SMALL = [
     "--warmup_iters=2",
     "--eval_tokens=512",
 ]
-SMALLER = {  # what is put behind a command of the tutorial, so that it takes a second
-    "train.py": [*SMALL, "--eval_interval=2", "--overwrite=true"],
-    "compare.py": [*SMALL, "--eval_interval=2", "--seeds=1,2"],
-    "analyze.py": ["--tokens=128", "--windows=1"],
-    "sample.py": ["--max_new_tokens=4"],
-    "bench.py": ["--repetitions=1", "--lengths=8", "--tokens=16"],
-    "prepare.py": [],
-    "prepare.py needles": ["--n_contexts=40", "--n_val_contexts=20"],
-    "docs/wrong.py": ["--max_iters=1", "--seeds=1"],
-    "docs/figures.py": [],
+COMMANDS = {  # what a command of the tutorial calls, and what is put behind it so that it takes a second
+    "train.py": (train, [*SMALL, "--eval_interval=2", "--overwrite=true"]),
+    "-m lab.compare": (compare, [*SMALL, "--eval_interval=2", "--seeds=1,2"]),
+    "-m lab.analyze": (analyze, ["--tokens=128", "--windows=1"]),
+    "sample.py": (sample, ["--max_new_tokens=4"]),
+    "-m lab.bench": (bench, ["--repetitions=1", "--lengths=8", "--tokens=16"]),
+    "prepare.py": (prepare, []),
+    "-m lab.needles": (needles, ["--n_contexts=40", "--n_val_contexts=20"]),
+    "-m docs.figures": (figures.figures, []),
 }
-FUNCTIONS = {"train.py": train.train, "compare.py": compare.compare, "analyze.py": analyze.analyze}
-FUNCTIONS |= {"sample.py": sample.sample, "bench.py": bench.bench, "prepare.py": prepare.prepare}
-FUNCTIONS |= {"prepare.py needles": prepare.needles, "docs/wrong.py": wrong.wrong, "docs/figures.py": figures.figures}
 
 
 class Done:
-    """A run of compare.py, which has ended: here it is no process of its own."""
+    """A run that lab/runs.py has started and that has ended: here it is no process of its own."""
 
     def __init__(self, folder, options, jobs):
-        train.train(
-            model.GPTConfig(**{k: options[k] for k in model.GPTConfig.__dataclass_fields__}),
-            **{k: v for k, v in options.items() if k not in model.GPTConfig.__dataclass_fields__}
-            | {"out_dir": str(folder)},
-        )
+        (shape,), options = bind(train, [], options | {"out_dir": str(folder)})
+        train(shape, **options)
         self.returncode = 0
 
     def poll(self):
@@ -104,11 +98,11 @@ def execute(line):
     if not words:
         return
     assert words[0] == "python", line
-    name = " ".join(words[1:3]) if words[1:3] == ["prepare.py", "needles"] else words[1]
+    name = " ".join(words[1:3]) if words[1] == "-m" else words[1]
     argv = words[1 + len(name.split()) :]
-    if "--help" in argv or name == "-m":
-        return
-    run(FUNCTIONS[name], [*argv, *SMALLER[name]], program=name)
+    if "--help" not in argv and name != "-m pytest":
+        function, smaller = COMMANDS[name]
+        run(function, [*argv, *smaller], program=f"python {name}")
 
 
 @pytest.fixture
@@ -117,10 +111,11 @@ def desk(corpus, tmp_path, monkeypatch):
     for name in ("config", "docs", "model.py", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     text = corpus.parent.parent / "hamlet.txt"
-    prepare.prepare(str(text), name="tinyshakespeare")
-    monkeypatch.setattr(prepare, "download_shakespeare", lambda: text)
-    monkeypatch.setattr(prepare, "stdlib_files", lambda: [text])
-    monkeypatch.setattr(compare, "begin", Done)
+    prepare(str(text), name="tinyshakespeare")
+    monkeypatch.setattr(prepare_py, "download_shakespeare", lambda: text)
+    for place in (prepare_py, lab.bench):
+        monkeypatch.setattr(place, "stdlib_files", lambda: [text])
+    monkeypatch.setattr(lab.runs, "begin", Done)
     before = dict(model.ATTENTION)
     yield tmp_path
     model.ATTENTION.clear()
@@ -196,7 +191,7 @@ def test_it_is_short_and_says_where_one_is(page):
 @chapters
 def test_the_names_it_mentions_exist(page):
     """`Differential.mix`, `attend`, `tests/test_model.py`: names in code marks are those of our files."""
-    sources = [*ROOT.glob("*.py"), *ROOT.glob("docs/*.py"), *ROOT.glob("tests/test_*.py"), *ROOT.glob("config/*.toml")]
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py"), *ROOT.glob("config/*.toml")]
     known = {w for path in sources for w in re.findall(r"\w+", path.read_text(encoding="utf-8"))} | THEIRS
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     marked = re.findall(r"`([^`\n]+)`", text)
@@ -243,7 +238,7 @@ def test_every_figure_is_one_that_is_drawn(tmp_path):
 # ---------------------------------------------------------------------------- mistakes and solutions
 
 CAUGHT_BY = {
-    "halved": "test_all_mechanisms_have_equal_projections_and_these_extra_numbers",
+    "halved": "test_its_projections_are_vanilla_s_and_it_learns_these_more_numbers",
     "split-late": "test_maps_know_distances_only",
     "scores": "test_row_sums",
     "no-norm": "test_differential_norm_makes_heads_of_one_length",
@@ -253,34 +248,72 @@ CAUGHT_BY = {
 }
 
 
-@pytest.mark.parametrize("name", wrong.WRONG)
+@pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_caught_by_the_test_that_the_chapter_names(name, monkeypatch):
-    test, right = getattr(test_model, CAUGHT_BY[name]), wrong.RIGHT.get(name, "differential")
+    test, right = getattr(test_model, CAUGHT_BY[name]), figures.MISTAKES[name]
     assert f"`{CAUGHT_BY[name]}`" in (ROOT / "docs/06-wrong.md").read_text(encoding="utf-8")
     arguments = {"name": right} if "name" in inspect.signature(test).parameters else {}
     test(**arguments)
-    monkeypatch.setitem(model.ATTENTION, right, wrong.WRONG[name])
+    monkeypatch.setitem(model.ATTENTION, right, MISTAKES[name])
     with pytest.raises(AssertionError):
         test(**arguments)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs/solutions").glob("*.py")), ids=lambda path: path.stem)
-def test_a_solution_passes_the_laws(path, monkeypatch):
-    name, small = path.stem, {"n_head": 6, "n_embd": 48}  # heads in twos or in threes
-    monkeypatch.setitem(model.ATTENTION, name, runpy.run_path(str(path))["SOLUTION"])
-    monkeypatch.setattr(test_model, "SMALL", test_model.SMALL | small)
-    monkeypatch.setattr(test_model, "inputs", functools.partial(test_model.inputs, C=48))
-    for T in (1, 2, 16):
-        test_model.test_fused_is_explicit_in_output_and_every_gradient(name, T)
-    for fused in (False, True):
-        test_model.test_no_token_depends_on_a_later_one(name, fused)
-        test_model.test_map_times_values_is_mix(name, fused)
-    test_model.test_cache_gives_what_recomputing_gives(name)
-    test_model.test_several_tokens_after_a_cache_give_what_recomputing_gives(name)
-    test_model.test_every_parameter_gets_gradient(name)
-    test_model.test_fused_passes_no_mask_and_is_causal(name, monkeypatch)
-    test_model.test_maps_know_distances_only(name)
-    assert f"](solutions/{path.name})" in (ROOT / "docs/10-change-it.md").read_text(encoding="utf-8")
+def loop_plain_lambda(attention, x, q, k, head):
+    first, second = (test_model.loop_vanilla(attention, x, q, k, 2 * head + i) for i in (0, 1))
+    return [a1 - float(attention.plain) * a2 for a1, a2 in zip(first, second, strict=True)]
+
+
+def loop_row_sum_one(attention, x, q, k, head):
+    difference, n = test_model.loop_differential(attention, x, q, k, head), len(k)
+    return [a + test_model.loop_lambda(attention) / n for a in difference]
+
+
+def loop_three_maps(attention, x, q, k, head):
+    first, second, third = (test_model.loop_vanilla(attention, x, q, k, 3 * head + i) for i in range(3))
+    lam = test_model.loop_lambda(attention)
+    return [a1 - lam * (a2 + a3) / 2 for a1, a2, a3 in zip(first, second, third, strict=True)]
+
+
+def loop_token_lambda(attention, x, q, k, head):
+    lam = 1 / (1 + math.exp(-float(attention.to_lam.weight[head] @ x)))
+    first, second = (test_model.loop_vanilla(attention, x, q, k, 2 * head + i) for i in (0, 1))
+    return [a1 - lam * a2 for a1, a2 in zip(first, second, strict=True)]
+
+
+def row_sum_of_a_token(attention, x):
+    return 1 - attention.to_lam(x).sigmoid().transpose(1, 2)
+
+
+SOLUTIONS = {  # what the three laws ask that only the author knows; 6 maps of 8 channels
+    "plain_lambda": (loop_plain_lambda, test_model.row_sum_differential, 1 + 16),
+    "row_sum_one": (loop_row_sum_one, test_model.row_sum_one, 4 * 8 + 16),
+    "three_maps": (loop_three_maps, test_model.row_sum_differential, 4 * 8 + 24),
+    "token_lambda": (loop_token_lambda, row_sum_of_a_token, 48 * 3),
+}
+
+
+def test_every_solution_is_tested():
+    assert {path.stem for path in (ROOT / "docs/solutions").glob("*.py")} == SOLUTIONS.keys()
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_a_solution_passes_every_law(name, monkeypatch):
+    monkeypatch.setitem(model.ATTENTION, name, runpy.run_path(str(ROOT / f"docs/solutions/{name}.py"))["SOLUTION"])
+    monkeypatch.setattr(test_model, "SMALL", test_model.SMALL | {"n_head": 6, "n_embd": 48})  # heads in twos, in threes
+    assert broken_laws(name) == {*AUTHOR_KNOWS}
+    author_knows(monkeypatch, name, *SOLUTIONS[name])
+    assert broken_laws(name) == set()
+    assert f"](solutions/{name}.py)" in (ROOT / "docs/10-change-it.md").read_text(encoding="utf-8")
+
+
+def test_the_sink_of_chapter_10_passes_every_law_but_those_that_the_chapter_names(monkeypatch):
+    page = ROOT / "docs/10-change-it.md"
+    monkeypatch.setattr(model, "ATTENTION", model.ATTENTION)
+    monkeypatch.setitem(model.ATTENTION, "sink", None)
+    exec(next(text for language, text in blocks(page) if language == "python"), {})
+    assert broken_laws("sink") == {*AUTHOR_KNOWS}
+    assert all(f"`{law}`" in page.read_text(encoding="utf-8") for law in AUTHOR_KNOWS)
 
 
 def test_the_solutions_are_what_they_say():

@@ -1,7 +1,8 @@
-"""Nothing is lost, nothing is executed, every mistake is one line: the README's table of faults, each of them done."""
+"""Nothing is lost, nothing is executed, every mistake is one line: the README's table of faults, each one injected."""
 
 import ast
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -26,19 +27,26 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import compare as compare_py
+import lab.compare
+import plumbing.run
 import train as train_py
-from analyze import analyze
-from analyze import page as hover_page
-from bench import bench
-from compare import compare
 from configurable import UsageError, run
-from model import ATTENTION, GPT, GPTConfig
-from prepare import Tokenizer, needles, prepare
+from conftest import ROOT
+from lab.analyze import analyze
+from lab.bench import bench
+from lab.compare import compare
+from lab.needles import needles
+from lab.pictures import page as hover_page
+from lab.show import THE_FOUR
+from model import GPT, GPTConfig
+from plumbing.checkpoint import CHECKSUM, load, load_model, save
+from plumbing.dataset import load_dataset
+from plumbing.machine import stop_signals
+from plumbing.run import locked, read_metrics
+from prepare import Tokenizer, prepare
 from sample import sample
-from train import CHECKSUM, alone_in, load, load_dataset, load_model, read_metrics, save, train
+from train import train
 
-ROOT = Path(train_py.__file__).parent
 unix = pytest.mark.skipif(os.name == "nt", reason="signals and forks of Unix")
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8}
 SHORT = {"batch_size": 2, "max_iters": 12, "warmup_iters": 2, "eval_interval": 3, "eval_tokens": 200}
@@ -76,7 +84,7 @@ def child(folder, options, die_at_line, writer, room):
     run(train, [f"--{name}={value}" for name, value in options.items()])
 
 
-SAVING = {"begin", "alone_in", "lock", "save", "write_whole", "<lambda>", "draw"}
+SAVING = {"begin", "start", "resume", "locked", "lock", "save", "write_whole", "write_text", "<lambda>", "draw"}
 
 
 def killer(left):
@@ -91,7 +99,7 @@ def killer(left):
 
     def at_call(frame, event, arg):
         code = frame.f_code
-        return at_line if code.co_filename == train_py.__file__ and code.co_name in SAVING else None
+        return at_line if Path(code.co_filename).parent == ROOT / "plumbing" and code.co_name in SAVING else None
 
     return at_call
 
@@ -133,7 +141,7 @@ def whole_runs(corpus, tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("whole"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ATTENTION:
+        for name in THE_FOUR:
             train(GPTConfig(name, **SHAPE), dataset=str(corpus), out_dir=name, **SHORT)
             found[name] = state(Path(name))
     return found
@@ -154,7 +162,7 @@ def go_on(out, options):
 
 @unix
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", THE_FOUR)
 def test_a_run_killed_at_random_moments_is_the_run_never_killed(name, corpus, whole_runs):
     options, out, draw, kills = SHAPE | SHORT | {"dataset": corpus, "attention": name}, Path("run"), random.Random(1), 0
     next_options = options | {"out_dir": out}
@@ -182,7 +190,7 @@ def test_a_run_killed_at_random_moments_is_the_run_never_killed(name, corpus, wh
 @pytest.mark.parametrize("part", range(4))
 def test_a_run_killed_at_any_line_that_saves_is_the_run_never_killed(part, corpus, whole_runs):
     """At every third of them, that is, the mechanisms taking turns."""
-    name, lines = [*ATTENTION][part], 0
+    name, lines = THE_FOUR[part], 0
     options = SHAPE | SHORT | {"dataset": corpus, "attention": name}
     for line in itertools.count(3 * part, 12):
         out = Path(f"run-{line}")
@@ -201,9 +209,10 @@ def test_a_run_killed_at_any_line_that_saves_is_the_run_never_killed(part, corpu
 
 @unix
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-@pytest.mark.parametrize("where", ["gradient", "evaluate", "save", "make_fast"])
+@pytest.mark.parametrize("where", ["gradient", "evaluate", "save", "compiled"])
 def test_a_signal_anywhere_saves_and_says_how_to_go_on(where, signum, code, corpus, whole_runs, monkeypatch, capsys):
-    original, left = getattr(train_py, where), [2 if where != "make_fast" else 1]
+    place = plumbing.run if where == "save" else train_py
+    original, left = getattr(place, where), [2 if where != "compiled" else 1]
 
     def interrupted(*args, **options):
         left[0] -= 1
@@ -213,7 +222,7 @@ def test_a_signal_anywhere_saves_and_says_how_to_go_on(where, signum, code, corp
 
     options = SHORT | {"dataset": str(corpus), "out_dir": "run"}
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(train_py, where, interrupted)
+        patch.setattr(place, where, interrupted)
         train(GPTConfig(**SHAPE), **options)
     assert stopped.value.code == code
     assert "Go on: python train.py run/config.toml --init_from=resume" in capsys.readouterr().out
@@ -249,7 +258,7 @@ def test_what_nohup_ignores_stays_ignored(monkeypatch):
         pytest.skip("no SIGHUP")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with train_py.stop_signals() as seen:
+        with stop_signals() as seen:
             os.kill(os.getpid(), signal.SIGHUP)
         assert seen == [] and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
@@ -270,7 +279,7 @@ def test_a_disk_that_is_full_leaves_the_last_good_checkpoint(corpus, whole_runs)
         shutil.rmtree("run")
         shutil.copytree("good", "run")
         code, said = finish(begin(options | {"init_from": "resume"}, room=room))
-        assert code == 2 and "File too large; what was saved in run is whole" in said.splitlines()[-1], said
+        assert code == 2 and "File too large; what was saved in run is intact" in said.splitlines()[-1], said
         assert "Traceback" not in said
         assert load("run/ckpt.pt")["step"] >= 4 and load_model("run/best.pt")
         assert not [*Path("run").glob(".*.part")]
@@ -355,11 +364,11 @@ def test_a_good_checkpoint_beside_a_bad_one_is_named(run_of):
     shutil.copytree(run_of, "run")
     Path("run/ckpt.pt").write_bytes(b"")
     Path("run/a-bad.pt").write_bytes(b"")
-    assert mistake(load, "run/ckpt.pt").endswith("or its end is missing; run/best.pt is whole")
+    assert mistake(load, "run/ckpt.pt").endswith("or its end is missing; run/best.pt is intact")
     Path("run/best.pt").write_bytes(b"")
     assert mistake(load, "run").endswith("its end is missing")
     options = {**SHORT, "dataset": "nowhere"}
-    assert "whole" not in mistake(train, GPTConfig(**SHAPE), **options, out_dir="run", init_from="resume")
+    assert "intact" not in mistake(train, GPTConfig(**SHAPE), **options, out_dir="run", init_from="resume")
 
 
 class Evil:
@@ -374,7 +383,7 @@ def signed(path, write):
     with contextlib.suppress(OSError):
         content.seek(-2, os.SEEK_END)
         content.write(struct.pack("<H", len(CHECKSUM) + 64))
-    digest = train_py.hashlib.sha256(content.getvalue()).hexdigest()
+    digest = hashlib.sha256(content.getvalue()).hexdigest()
     Path(path).write_bytes(content.getvalue() + CHECKSUM + digest.encode())
 
 
@@ -604,11 +613,11 @@ def test_a_tokenizer_that_is_not_the_one_the_data_were_made_with_is_refused(data
     assert "tokenizer.json is of bytes, meta.json of gpt2" in mistake(train_on, folder)
 
 
-def test_needles_that_nobody_made_are_refused(data):
-    meta = json.loads((data / "meta.json").read_text())
+def test_needles_that_nobody_made_are_refused(run_of):
+    saved = load(run_of / "best.pt")
     for task in ("x", {}, {"n_needles": 1}, {"n_needles": 1, "n_queries": 1, "length": 10**9}, {"n_needles": "1"}):
-        (data / "meta.json").write_text(json.dumps(meta | {"needles": task}))
-        assert mistake(train_on, data).startswith("data/copy is damaged (ValueError: needles ")
+        save(Path("needles.pt"), saved | {"data": saved["data"] | {"needles": task}})
+        assert "needles of which no context can be made" in mistake(analyze, "needles.pt", text="hello")
 
 
 def test_a_text_given_twice_is_taken_once():
@@ -676,10 +685,9 @@ def test_a_hundred_megabytes_on_one_line(tiny):
         folder = prepare("line.txt", tokenizer=tokenizer, name=f"line-{tokenizer}")
         meta = json.loads((folder / "meta.json").read_text())
         assert meta["train"]["bytes"] + meta["val"]["bytes"] == 100_000_000
-        _, _, tokens = load_dataset(str(folder), "cpu", 8)
+        tokens = load_dataset(str(folder), "cpu").val.tokens
         assert (
-            Tokenizer.named(tokenizer).decode(tokens["val"][-500:].tolist()).encode()
-            in Path("line.txt").read_bytes()[-9999:]
+            Tokenizer.named(tokenizer).decode(tokens[-500:].tolist()).encode() in Path("line.txt").read_bytes()[-9999:]
         )
 
 
@@ -762,11 +770,7 @@ def test_any_options_are_a_run_or_one_line(name, corpus, run_of, capsys, data):
         run(function, argv)
     except SystemExit as ended:
         said = capsys.readouterr().err
-        assert (
-            ended.code == 2
-            and said.count("\n") == 1
-            and said.startswith(f"{name if name != 'needles' else 'prepare'}.py: ")
-        ), argv
+        assert ended.code == 2 and said.count("\n") == 1 and said.startswith((f"{name}.py: ", f"lab.{name}: ")), argv
 
 
 @pytest.mark.parametrize("function", [compare, bench])
@@ -842,7 +846,7 @@ def test_a_device_that_is_not_there_is_one_line(device, run_of, capsys):
 
 def test_rates_that_are_nearly_equal_are_two_runs(corpus, monkeypatch):
     seen = []
-    monkeypatch.setattr(compare_py, "run_all", lambda out, runs, data, jobs: seen.extend(runs) or ({}, 2))
+    monkeypatch.setattr(lab.compare, "run_all", lambda out, runs, data, jobs: seen.extend(runs) or ({}, 2))
     with pytest.raises(SystemExit):
         compare(
             learning_rates=(1e-3, 1.0000000001e-3), seeds=(1,), attentions=("vanilla",), dataset=str(corpus), **SHAPE
@@ -903,7 +907,7 @@ def test_a_validation_loss_that_is_none_stops_the_run(corpus, monkeypatch):
     assert message.endswith("nothing was saved") and not Path("run/ckpt.pt").exists()
 
 
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", THE_FOUR)
 @pytest.mark.parametrize("rate", [1e30, 1e39])
 @pytest.mark.parametrize("rest", [{}, {"warmup_iters": 0, "eval_interval": 99}, {"warmup_iters": 0, "max_iters": 1}])
 def test_a_learning_rate_that_explodes_is_one_line(name, rate, rest, corpus):
@@ -915,7 +919,7 @@ def test_a_learning_rate_that_explodes_is_one_line(name, rate, rest, corpus):
     assert load_model("run/ckpt.pt") and load_model("run")
 
 
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", THE_FOUR)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("size", [1e-30, 1e4])
@@ -947,7 +951,7 @@ def test_any_lambda_trains(lam, corpus):
 
 
 def test_a_window_of_one_token_trains(corpus):
-    for name in ATTENTION:
+    for name in THE_FOUR:
         found = train(GPTConfig(name, **SHAPE | {"block_size": 1}), **SHORT, dataset=str(corpus), out_dir=name)
         assert found["val_loss"] < 6
 
@@ -975,7 +979,7 @@ def test_a_run_gives_its_folder_back(corpus):
             if end:
                 patch.setattr(train_py, end, lambda *args: 1 / 0)
             train_on(corpus, overwrite=True)
-    with alone_in(Path("run")), pytest.raises(UsageError):
+    with locked(Path("run")), pytest.raises(UsageError):
         train_on(corpus, overwrite=True)
 
 
@@ -1030,7 +1034,7 @@ def test_a_page_holds_any_text_as_text(text, run_of):
 
 
 def test_no_encoding_is_left_to_the_platform():
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("docs/*.py")):
+    for path in {*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py")} - {*ROOT.glob("tests/*")}:
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call):
                 name = getattr(call.func, "id", "") or f".{getattr(call.func, 'attr', '')}"
@@ -1070,7 +1074,7 @@ def test_twenty_thousand_steps_take_no_more_memory_files_or_time_than_a_thousand
     assert len({*handles}) == 1 and slope < 0.2 and slower < 1.5
 
 
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", THE_FOUR)
 def test_the_same_command_twice_gives_the_same_run(name, corpus, whole_runs):
     train(GPTConfig(name, **SHAPE), **SHORT, dataset=str(corpus), out_dir="again")
     assert same(state(Path("again")), whole_runs[name])

@@ -1,4 +1,4 @@
-"""docs/hover.html: what analyze.py puts into it, and what a browser makes of it."""
+"""docs/hover.html: what lab/pictures.py puts into it, and what a browser makes of it."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from analyze import HOVER, page
+from lab.pictures import HOVER, page
 
 PAGE = HOVER.read_text(encoding="utf-8")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -19,7 +19,7 @@ browser = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-brow
 
 def causal(*shape):
     A = np.tril(np.random.default_rng(0).uniform(-1, 1, shape))
-    return {"name": "differential", "about": "one of <b>many</b>", "maps": A, "lam": [0.25] * shape[0]}
+    return {"name": "differential", "description": "one of <b>many</b>", "maps": A, "lam": [0.25] * shape[0]}
 
 
 def data(html):
@@ -29,6 +29,10 @@ def data(html):
 def test_template_has_one_place_for_the_data_and_asks_no_network():
     assert PAGE.count("DATA") == 1
     assert not re.search(r"https?:|src=|href=|@import|fetch\(", PAGE)
+
+
+def test_template_reads_every_field_of_a_model():
+    assert all(re.search(rf"model\??\.{field}\b", PAGE) for field in causal(1, 1, 6, 6))
 
 
 def test_what_a_token_says_cannot_leave_its_script():
@@ -42,7 +46,7 @@ def test_what_a_token_says_cannot_leave_its_script():
 
 def test_maps_are_lower_triangles_row_by_row_in_ten_thousandths():
     A = np.array([[[[1, 0, 0], [0.25, 0.75, 0], [-0.12345, 0.5, 0.00004]]]])
-    assert data(page("abc", [{"name": "", "about": "", "maps": A}]))["models"][0]["maps"] == [
+    assert data(page("abc", [{"name": "", "description": "", "maps": A}]))["models"][0]["maps"] == [
         [[10000, 2500, 7500, -1234, 5000, 0]]
     ]
 
@@ -107,7 +111,7 @@ def look(tmp_path):
 
 def small(tokens="abcd"):
     A = [[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.9, -0.3, 0.15, 0], [0.25, 0.25, 0.25, 0.25]]
-    return page(tokens, [{"name": "differential", "about": "", "maps": np.array([[A]]), "lam": [0.25]}])
+    return page(tokens, [{"name": "differential", "description": "", "maps": np.array([[A]]), "lam": [0.25]}])
 
 
 @browser

@@ -3,10 +3,6 @@
 import hashlib
 import json
 import os
-import random
-import re
-import shlex
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -21,7 +17,7 @@ from hypothesis import strategies as st
 import prepare as prepare_py
 from configurable import UsageError, parse
 from conftest import tiny_encoding
-from prepare import CITIES, NUMBERS, Tokenizer, hide, narrow, needles, pieces, prepare, split, stdlib_files
+from prepare import Tokenizer, narrow, pieces, prepare, split, stdlib_files
 
 TEXT = "Héllo wörld, λ!\n" * 50
 
@@ -113,7 +109,7 @@ def test_preparing_again_replaces_a_dataset_but_nothing_else():
     Path("data/photos").mkdir()
     Path("data/photos/me.jpg").write_text("")
     for name in ("photos", "a"):
-        with pytest.raises(UsageError, match=f"data/{name} is there and is not only a dataset: choose another --name"):
+        with pytest.raises(UsageError, match=f"data/{name} exists and is not only a dataset: choose another --name"):
             prepare("a.txt", name=name)
         assert Path("data/photos/me.jpg").exists() and Path("data/a/train.bin").exists()
         Path("data/a/mine.txt").write_text("keep")
@@ -124,7 +120,7 @@ def test_a_text_inside_the_folder_to_be_replaced_is_safe():
     Path("a.txt").write_text("one " * 100)
     prepare("a.txt")
     for source in ("data/a", "data/a/meta.json"):
-        with pytest.raises(UsageError, match="the text lies in data/a, which is to be replaced: choose another --name"):
+        with pytest.raises(UsageError, match="the text lies in data/a, which would be replaced: choose another --name"):
             prepare(source, name="a")
     assert Path("data/a/meta.json").exists() and Path("data/a/train.bin").exists()
 
@@ -156,7 +152,7 @@ def test_several_sources_need_a_name():
     for i in "ab":
         Path(f"{i}.txt").write_text(i * 100)
     assert mistake("a.txt", "b.txt") == "several sources need a --name"
-    assert mistake().startswith("SOURCES is missing: stdlib, shakespeare, text files")
+    assert mistake().startswith("SOURCES is missing: stdlib, shakespeare, or text files")
     assert read(prepare("a.txt", "b.txt", name="ab"))[0]["train"]["tokens"] == 180
 
 
@@ -242,13 +238,13 @@ def test_what_cannot_be_prepared_is_one_line_and_leaves_nothing():
     Path("latin.txt").write_bytes("café ".encode("latin-1") * 100)
     assert mistake("gone.txt") == "no file or folder gone.txt"
     assert mistake("stdlb") == "no file or folder stdlb (did you mean stdlib?)"
+    assert mistake("needles") == "no file or folder needles: python -m lab.needles makes them"
     assert mistake("empty.txt") == "empty.txt is not text: it is empty"
     assert mistake("picture.png") == "picture.png is not text: it holds a NUL byte"
     assert mistake("dark") == "no text in folder dark (1 files looked at)"
-    assert mistake("short.txt") == "the text is too short: it gives val 1 tokens, and 2 is the least"
-    assert (
-        mistake("short.txt", val_fraction=0.9) == "the text is too short: it gives train 0 tokens, and 2 is the least"
-    )
+    assert mistake("short.txt") == "the text is too short: val gets 1 tokens, and needs at least 2"
+    message = mistake("short.txt", val_fraction=0.9)
+    assert message == "the text is too short: train gets 0 tokens, and needs at least 2"
     assert mistake("short.txt", val_fraction=1.0) == "val_fraction=1.0: must be more than 0 and less than 1"
     assert mistake("short.txt", tokenizer="gtp2").endswith("(did you mean gpt2?)")
     for name in ("../x", "a/b", "", ".", ".hidden"):
@@ -356,115 +352,3 @@ def test_the_dataset_of_an_encoding_carries_it(tiny):
 
 def test_the_command_line_takes_sources_and_options():
     assert parse(prepare, ["a.txt", "b/", "--tokenizer=gpt2"]) == (["a.txt", "b/"], {"tokenizer": "gpt2"})
-
-
-# ---------------------------------------------------------------------------- needles
-
-
-def found_in(text, n_queries):
-    """({city: number} of the needles, [(city, number)] of the queries) of a context, read by a pattern."""
-    queries = text[-6 * n_queries :]
-    asked = re.findall(r"\?([A-Z]{2})(\d{3})", queries)
-    assert "".join(f"?{city}{number}" for city, number in asked) == queries
-    return dict(re.findall(r"([A-Z]{2})(\d{3}) ", text[: -6 * n_queries])), asked
-
-
-@pytest.mark.parametrize(("n", "r", "length"), [(1, 1, 40), (1, 3, 60), (6, 2, 128), (6, 2, 58), (50, 9, 500)])
-def test_a_context_hides_what_its_queries_ask(n, r, length):
-    for seed in range(30):
-        context = hide(random.Random(seed), n, r, length, held_out=seed % 2 == 0)
-        assert len(context.text) == length
-        needles, asked = found_in(context.text, r)
-        assert len(needles) == len({*needles.values()}) == n and len(asked) == r
-        for city, number in asked:
-            assert needles[city] == number
-        for query, i in zip(asked, context.asked, strict=True):
-            assert context.text[context.starts[i] :].startswith("".join(query) + " ")
-        held_out = seed % 2 == 0
-        assert {*needles} <= {*CITIES[held_out]} and {*needles.values()} <= {*NUMBERS[held_out]}
-
-
-def test_val_has_cities_and_numbers_of_its_own():
-    assert not {*CITIES[True]} & {*CITIES[False]} and len(CITIES[True]) + len(CITIES[False]) == 26**2
-    assert not {*NUMBERS[True]} & {*NUMBERS[False]} and len(NUMBERS[True]) == 50 and len(NUMBERS[False]) == 950
-    for place in range(3):  # but no digit and hardly a letter that training has not seen there
-        assert {number[place] for number in NUMBERS[False]} == {*"0123456789"}
-    for place in range(2):
-        assert {city[place] for city in CITIES[True]} <= {city[place] for city in CITIES[False]}
-
-
-@pytest.mark.parametrize("depth", [0.0, 0.25, 0.5, 0.75, 1.0])
-def test_the_needle_asked_first_lies_at_its_depth(depth):
-    for seed in range(20):
-        context = hide(random.Random(seed), 4, 2, 300, depth=depth)
-        start = context.starts[context.asked[0]]
-        before = sum(6 for s in context.starts if s < start)  # other needles are no filler
-        assert (start - before) / (300 - 12 - 24) == pytest.approx(depth, abs=0.03)
-
-
-def test_every_query_may_ask_for_any_needle():
-    asked = np.array([hide(random.Random(seed), 2, 2, 60).asked for seed in range(400)])
-    assert (asked[:, 0] == asked[:, 1]).mean() == pytest.approx(0.5, abs=0.1) and asked.mean() == pytest.approx(
-        0.5, abs=0.1
-    )
-
-
-def test_needles_lie_anywhere():
-    starts = [s for seed in range(300) for s in hide(random.Random(seed), 2, 1, 200).starts]
-    shares = np.histogram(starts, bins=4, range=(0, 200 - 6))[0] / len(starts)
-    assert (shares > 0.15).all()
-
-
-def test_needles_are_a_dataset_of_records():
-    folder = needles(n_needles=3, n_queries=2, length=64, n_contexts=30, n_val_contexts=9)
-    meta, tokens = read(folder)
-    assert folder == Path("data/needles") and meta["vocab_size"] == 256 and meta["tokenizer"] == "bytes"
-    assert meta["needles"] == {"n_needles": 3, "n_queries": 2, "length": 64} and meta["record"]["length"] == 64
-    counts = []
-    for part, n in (("train", 30), ("val", 9)):
-        assert meta[part]["tokens"] == len(tokens[part]) == 64 * n
-        assert meta[part]["sha256"] == hashlib.sha256(tokens[part].tobytes()).hexdigest()
-        for record in tokens[part].reshape(n, 64):
-            text = bytes(record).decode()
-            hidden, asked = found_in(text, 2)
-            counts.append(len(hidden))
-            assert {*hidden} <= {*CITIES[part == "val"]}
-            answers = "".join(text[i] for i in meta["record"]["scored"])
-            assert answers == "".join(number for _, number in asked)
-    assert {*counts} == {1, 2, 3}
-
-
-def test_needles_are_a_function_of_options_and_seed():
-    first = read(needles(n_contexts=9, n_val_contexts=9, name="a"))[0]
-    assert read(needles(n_contexts=9, n_val_contexts=9, name="b"))[0]["train"] == first["train"]
-    other = read(needles(n_contexts=9, n_val_contexts=9, seed=2, name="c"))[0]
-    assert other["train"] != first["train"] and other["val"] != first["val"]
-    args, options = parse(needles, shlex.split(first["command"])[3:])
-    assert args == [] and options["n_contexts"] == 9 and options["name"] == "a" and len(options) == 7
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_needles": 0}, "n_needles=0: must be from 1 to 50"),
-        ({"n_needles": 51, "length": 1000}, "n_needles=51: must be from 1 to 50"),
-        ({"n_queries": 0}, "n_queries=0: must be at least 1"),
-        ({"length": 57}, "length=57: must be at least 58 for 4 needles and 4 queries"),
-        ({"n_contexts": 1}, "n_contexts=1: must be at least 2"),
-        ({"n_val_contexts": 0}, "n_val_contexts=0: must be at least 2"),
-        ({"seed": -1}, "seed=-1: must be at least 0 and less than 2^63"),
-        ({"name": "a/b"}, "name=a/b: must be the name of a folder, which goes under data/"),
-    ],
-)
-def test_needles_that_cannot_be_are_refused(options, message):
-    with pytest.raises(UsageError) as error:
-        needles(**options)
-    assert str(error.value) == message and not Path("data").exists()
-
-
-def test_needles_is_a_word_of_the_command_line():
-    program = [sys.executable, prepare_py.__file__, "needles"]
-    subprocess.run([*program, "--n_contexts=9", "--n_val_contexts=9"], check=True, capture_output=True)
-    assert Path("data/needles/meta.json").exists()
-    told = subprocess.run([*program, "--help"], check=True, capture_output=True, text=True).stdout
-    assert "--n_needles=4" in told and told.startswith("python prepare.py needles [FILE")

@@ -2,20 +2,23 @@
 
 import re
 import shlex
-from pathlib import Path
+import subprocess
 
+import pytest
+import test_model
 import torch
 
-import analyze
-import bench
-import compare
 import model
-import prepare
-import sample
-import train
 from configurable import parse
+from conftest import AUTHOR_KNOWS, ROOT, author_knows, broken_laws
+from lab.analyze import analyze
+from lab.bench import bench
+from lab.compare import compare
+from lab.needles import needles
+from prepare import prepare
+from sample import sample
+from train import train, watched
 
-ROOT = Path(model.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RECORDS = sorted((ROOT / "docs").glob("[a-z]*.md"))  # chapters are for test_docs.py
 PAGES = README + "".join(page.read_text(encoding="utf-8") for page in RECORDS)
@@ -30,15 +33,24 @@ def test_its_mechanism_works(monkeypatch):
     attention = gpt.blocks[0].attention
     sums = attention.map(torch.randn(2, 9, 128)).sum(-1)
     torch.testing.assert_close(sums, (1 + attention.lam).expand_as(sums))
-    assert train.watched(gpt).keys() == {"lam"}
+    assert watched(gpt).keys() == {"lam"}
+    assert "It passes all of them but three" in README
+    monkeypatch.setattr(test_model, "ATTENTION", model.ATTENTION)
+    assert broken_laws("sum") == {*AUTHOR_KNOWS}
+
+    def definition(*args):
+        return test_model.loop_differential(*args, sign=1)
+
+    author_knows(monkeypatch, "sum", definition, lambda attention, x: 1 + attention.lam, 4 * 8 + 16)
+    assert broken_laws("sum") == set()
 
 
 def test_its_commands_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
-    programs = {"train": train.train, "prepare": prepare.prepare, "sample": sample.sample, "bench": bench.bench}
-    programs |= {"compare": compare.compare, "analyze": analyze.analyze, "prepare.py needles": prepare.needles}
-    names = "train|prepare(?:\\.py needles)?|sample|bench|compare|analyze"
-    found = re.findall(rf"(?:python|nproc_per_node=\d) ({names})(?:\.py)?(?= |`|\n)([^`&#\n;|]*)", PAGES)
+    programs = {"train.py": train, "prepare.py": prepare, "sample.py": sample}
+    programs |= {f"-m lab.{f.__name__}": f for f in (needles, compare, analyze, bench)}
+    names = "|".join(map(re.escape, programs))
+    found = re.findall(rf"(?:python|nproc_per_node=\d) ({names})(?= |`|\n)([^`&#\n;|]*)", PAGES)
     assert len(found) >= 15 and {name for name, _ in found} == set(programs)
     for program, words in found:
         words = words.replace("$attention", "softmax1").replace("$seed", "1")
@@ -49,5 +61,12 @@ def test_its_commands_are_understood(monkeypatch):
 def test_its_file_table_is_complete():
     listed = set(re.findall(r"^\| \[`([^`]+)`\]", README, re.MULTILINE))
     assert all((ROOT / name).exists() for name in listed)
-    assert {p.name for pattern in ("*.py", "*.txt", "*.toml") for p in ROOT.glob(pattern)} <= listed
-    assert {"config/", "tests/"} <= listed
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a clone of the repository")
+    tracked = listing.stdout.split()
+    tops = {name.partition("/")[0] + "/" * ("/" in name) for name in tracked} - {"README.md", "LICENSE", ".gitignore"}
+    assert {name.replace(".ci/run", ".ci/") for name in listed} == tops
+    linked = set(re.findall(r"\]\(((?:plumbing|config|ideas)/\w+\.\w+)\)", README))
+    assert {p for p in tracked if re.fullmatch(r"plumbing/[a-z]+\.py|ideas/[a-z]+\.py", p)} <= linked
+    assert all(f"`{p.name}`" in README for p in (ROOT / "config").glob("*.toml"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiktoken
 
-from configurable import UsageError
+from configurable import UsageError, run
 from model import GPT, GPTConfig
 from prepare import prepare
 from sample import printable, sample
@@ -69,7 +69,7 @@ def test_a_prompt_may_come_from_a_file_be_empty_or_hold_anything(trained, capsys
     Path("p.txt").write_text("to be λ", encoding="utf-8")
     (text,) = sample(str(trained), prompt_file="p.txt", max_new_tokens=3)
     assert text.startswith("to be λ")
-    with pytest.raises(UsageError, match="give a prompt or a prompt_file, not both"):
+    with pytest.raises(UsageError, match="prompt and prompt_file are given: give only one of them"):
         sample(str(trained), prompt="a", prompt_file="p.txt")
     assert sample(str(trained), prompt="", max_new_tokens=3)[0].startswith("\n")
     assert sample(str(trained), prompt="\udce9", max_new_tokens=1)[0].startswith("\ufffd")
@@ -109,7 +109,7 @@ def test_a_terminal_is_not_driven_by_a_sample(trained, monkeypatch):
         ({"top_k": 0}, "top_k=0: must be at least 1"),
         ({"top_p": 0.0}, "top_p=0.0: must be more than 0 and at most 1"),
         ({"num_samples": 0}, "num_samples=0: must be at least 1"),
-        ({"prompt_file": "gone.txt"}, "cannot read prompt_file=gone.txt: No such file"),
+        ({"prompt_file": "gone.txt"}, "cannot read gone.txt: No such file"),
         ({"device": "gpu"}, "device=gpu: "),
     ],
 )
@@ -117,6 +117,26 @@ def test_mistakes(trained, options, message):
     with pytest.raises(UsageError) as error:
         sample(str(trained), **options)
     assert str(error.value).startswith(message)
+
+
+def test_nanogpt_s_names_mean_the_same(trained, capsys):
+    Path("p.txt").write_text("to be")
+    expected = sample(str(trained), prompt="to be", max_new_tokens=5)
+    assert sample(out_dir=str(trained), start="to be", max_new_tokens=5) == expected
+    assert sample(out_dir=str(trained), start="FILE:p.txt", max_new_tokens=5) == expected
+    assert run(sample, [f"--out_dir={trained}", "--start", "to be", "--max_new_tokens=5"]) == expected
+    with pytest.raises(UsageError, match="prompt and start are given: give only one of them"):
+        sample(str(trained), prompt="a", start="b")
+    with pytest.raises(UsageError, match="CHECKPOINT and out_dir are given: give only one of them"):
+        sample(str(trained), out_dir=str(trained))
+
+
+def test_without_a_checkpoint_those_that_there_are_are_named(trained):
+    with pytest.raises(UsageError, match=r"^CHECKPOINT is missing: train.py makes one$"):
+        sample()
+    shutil.copytree(trained, "out/mine")
+    with pytest.raises(UsageError, match=r"^CHECKPOINT is missing: there is out/mine$"):
+        sample()
 
 
 def test_no_checkpoint_is_explained():

@@ -1,0 +1,1 @@
+"""What one does with trained models: look into them, compare them, time them."""

@@ -1,0 +1,90 @@
+"""Starts runs of train.py, each a process of its own, and decides whether a run is complete."""
+
+import os
+import subprocess
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from configurable import UsageError, show, to_toml
+from plumbing.checkpoint import load, write_text
+from plumbing.machine import stop_signals
+from plumbing.run import ROOT, provenance, read_metrics
+
+
+def run_all(out, runs, meta, jobs):
+    """Train those of `runs`, {name: all options}, that are not complete, `jobs` at a time, each into out/<name>.
+
+    meta: meta.json of their dataset. Returns {name: why} of the runs that failed, and the signal that stopped it all,
+    or 0. Raises UsageError where a folder has another run.
+    """
+    waiting = [name for name in runs if not is_done(out / name, runs[name], meta)]
+    running, failed, terminated = {}, {}, False
+    steps = sum(options["max_iters"] for options in runs.values())
+    with stop_signals() as signals, tqdm(total=steps, unit="step", disable=not sys.stderr.isatty()) as bar:
+        try:
+            while running or (waiting and not signals):
+                while waiting and len(running) < jobs and not signals:
+                    running[name] = begin(out / (name := waiting.pop(0)), runs[name], jobs)
+                if signals and not terminated:  # only once: a second signal would kill them
+                    terminated = [child.terminate() for child in running.values()]
+                for name in [name for name, child in running.items() if child.poll() is not None]:
+                    code = running.pop(name).returncode
+                    if code and not signals:
+                        killed = f"killed by signal {-code}, after: " if code < 0 else ""
+                        failed[name] = killed + last_words(out / f"{name}.log")
+                bar.n = sum(steps_done(out / name) for name in runs)
+                bar.set_description(" ".join(running), refresh=True)
+                time.sleep(0.2)
+        finally:
+            for child in running.values():
+                child.kill()
+    return failed, max(signals, default=0)
+
+
+def begin(folder, options, jobs):
+    """The process that trains into `folder`, or resumes the run there. Its output goes to <folder>.log."""
+    settings, log = (folder.with_name(f"{folder.name}.{kind}") for kind in ("toml", "log"))
+    write_text(settings, to_toml({**options, "out_dir": folder.as_posix()}))
+    mode = "--init_from=resume" if (folder / "ckpt.pt").exists() else "--overwrite=true"
+    command = [sys.executable, ROOT / "train.py", settings, mode]
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))} if jobs > 1 else {}
+    environment = {**os.environ, **threads}
+    with open(log, "wb") as output:  # in a session of its own: Ctrl-C reaches only this process, which passes it on
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+
+
+def is_done(folder, options, meta):
+    """Whether the run in `folder` is complete. Raises UsageError where it is of other options, data or code."""
+    if not (folder / "ckpt.pt").exists():
+        return False
+    saved = load(folder / "ckpt.pt")
+    before, names = saved["options"], options.keys() - {"out_dir", "init_from", "overwrite"}
+    wanted = options | {"vocab_size": max(options["vocab_size"], meta["vocab_size"])}
+    changed = [name for name in names if name not in before or before[name] != wanted[name]]
+    other = [f"{name} {show(before.get(name))} -> {show(wanted[name])}" for name in changed]
+    other += ["another dataset"] * (saved["data"] != meta)
+    other += ["other code"] * (saved.get("code") != provenance(options["attention"])["code"])
+    if other:
+        raise UsageError(f"{folder} has another run ({', '.join(sorted(other))}): choose another --out_dir")
+    steps = [row["step"] for row in read_metrics(folder / "metrics.jsonl")]
+    if steps != list(range(len(steps))):
+        raise UsageError(f"{folder}/metrics.jsonl is damaged: remove {folder}, and it is trained again")
+    return len(steps) == options["max_iters"] + 1
+
+
+def steps_done(folder):
+    """Steps in the run's metrics: its lines, less the one that says how the run ended."""
+    try:
+        with open(folder / "metrics.jsonl", "rb") as lines:
+            return max(0, sum(1 for _ in lines) - 1)
+    except OSError:
+        return 0
+
+
+def last_words(log):
+    """The last line of the output of a run."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no output"

@@ -1,0 +1,25 @@
+"""Figures, with matplotlib but without pyplot: a notebook keeps its own backend."""
+
+import warnings
+
+from plumbing.checkpoint import write_whole
+
+
+def new_figure(width, height, rows=1, columns=1, **options):
+    """(figure, its axes in a list, row by row). Size in inches; options of matplotlib's subplots."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flatten())
+
+
+def plain(text):
+    """`text` as a label: a dollar in it begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def write_figure(path, figure):
+    """Write a PNG, whole or not at all. Letters that its font lacks become boxes, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))

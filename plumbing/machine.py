@@ -1,0 +1,130 @@
+"""What differs between machines: devices, number formats, compilers, memory; and how one asks a program to stop."""
+
+import contextlib
+import os
+import re
+import signal
+import warnings
+
+import torch
+
+from configurable import UsageError
+from plumbing import ranks
+
+
+def find_device(name, deterministic=False):
+    """The torch.device of that name, tried out; "auto" is CUDA where there is one, else the CPU. Raises UsageError.
+
+    deterministic: from now on CUDA takes only kernels that give the same numbers every time.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # under torchrun each process has its own
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            one = torch.ones(1, device=name)
+        assert one.item() == 1, "it does not compute"
+        return one.device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).split("\n")[0]
+        raise UsageError(f"device={name}: {reason}; auto, cpu, cuda, cuda:1 and mps are examples") from None
+
+
+def find_autocast(dtype, device):
+    """The autocast of `dtype`; "auto" is bfloat16 on CUDA that has it, else float32 (on CUDA its products are TF32)."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        if dtype == "auto" and torch.cuda.is_bf16_supported(including_emulation=False):
+            dtype = "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def device_name(device):
+    """The name of a device as a person knows it: "NVIDIA H100 80GB HBM3", "cpu, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def compiled(net, compile, autocast, example):
+    """(compiled net, "compiled") where that is wanted and works on `example`, x and y; else (net, "eager")."""
+    device = next(net.parameters()).device
+    if compile is False or (compile == "auto" and device.type != "cuda"):
+        return net, "eager"
+    try:
+        fast = torch.compile(net)
+        with autocast:
+            loss = fast(*(z.to(device) for z in example))
+        loss.backward()
+        return fast, "compiled"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # no C++ compiler, an old GPU: whatever it is, the plain model runs
+        if ranks.rank() == 0:
+            reason = str(error).strip().partition("\n")[0]
+            print(f"torch.compile failed ({type(error).__name__}: {reason}); training without it")
+        return net, "eager"
+    finally:
+        net.zero_grad()
+
+
+NO_MEMORY = "allocate|buffer size|[oO]verflow|too big|too large|allowed dim"  # what CPUs and numpy say
+
+
+@contextlib.contextmanager
+def explain_failures(options):
+    """Turns running out of memory or disk into a UsageError that says what to halve, and what is left."""
+    try:
+        yield
+    except BrokenPipeError:  # of the terminal, not of the disk
+        raise
+    except OSError as error:
+        out = options["out_dir"]
+        raise UsageError(
+            f"cannot write {error.filename or out}: {error.strerror}; what was saved in {out} is intact"
+        ) from None
+    except (RuntimeError, MemoryError, ValueError, OverflowError, TypeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not re.search(NO_MEMORY, str(error)):
+            raise
+        raise UsageError(
+            f"out of memory: halve batch_size={options['batch_size']} (and double "
+            f"gradient_accumulation_steps={options['gradient_accumulation_steps']}: the same batch in smaller parts), "
+            f"block_size={options['block_size']} or n_embd={options['n_embd']}"
+        ) from None
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """A list to which the first SIGINT, SIGTERM or SIGHUP is added, for a loop to see; a second one acts as usual.
+
+    One of several processes adds them all: torchrun repeats what the terminal has sent already, and half a minute later
+    it kills.
+    """
+    seen, before, several = [], {}, ranks.count() > 1
+
+    def note(signum, frame):
+        if not seen and ranks.rank() == 0:
+            hint = b"" if several else b"; once more stops at once, without saving"
+            os.write(2, b"\nstopping after this step" + hint + b"\n")
+        seen.append(signum)
+        if not several:
+            restore()
+
+    def restore():
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    with contextlib.suppress(ValueError):  # outside the main thread there are no signals to take
+        for signum in {getattr(signal, name, signal.SIGTERM) for name in ("SIGINT", "SIGTERM", "SIGHUP")}:
+            if signal.getsignal(signum) != signal.SIG_IGN or signum == signal.SIGINT:  # nohup has SIGHUP ignored
+                before[signum] = signal.signal(signum, note)
+    try:
+        yield seen
+    finally:
+        restore()

@@ -1,0 +1,93 @@
+"""Signals, memory, compilers."""
+
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+import train as train_py
+from configurable import parse
+from conftest import metrics, mistake, same, weights
+from lab.show import THE_FOUR
+from plumbing.checkpoint import load
+from plumbing.machine import stop_signals
+from train import train
+
+
+def test_out_of_memory_says_what_to_halve(go, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(train_py, "gradient", full)
+    message = mistake(go)
+    assert (
+        "halve batch_size=4 (and double gradient_accumulation_steps=1" in message
+        and "block_size=8 or n_embd=16" in message
+    )
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(go, signal_at, capsys, signum, code):
+    whole = go("whole")
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    signal_at(3, signum)
+    with pytest.raises(SystemExit) as stopped:
+        go()
+    assert stopped.value.code == code
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+    assert load("out/run/ckpt.pt")["step"] == 4
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "stopped at step 4, and saved. Go on: python train.py out/run/config.toml --init_from=resume"
+    args, options = parse(train, last.split("train.py ")[1].split())
+    train(*args, **options)
+    assert metrics("run") == whole and same(weights("run"), weights("whole"))
+
+
+def test_a_second_signal_does_what_it_always_does():
+    with pytest.raises(KeyboardInterrupt), stop_signals() as seen:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert seen == [signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second signal was swallowed")
+
+
+def test_a_failing_compiler_is_a_warning(go, monkeypatch, capsys):
+    def fail(model):
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    plain = go("a")
+    assert go("b", compile=True) == plain
+    out = capsys.readouterr().out
+    assert out.count("torch.compile failed (RuntimeError: no C++ compiler); training without it") == 1
+
+
+def test_a_compiled_twin_is_used_and_the_plain_model_saved(go, monkeypatch, capsys):
+    calls = []
+
+    class Twin(nn.Module):
+        def __init__(self, gpt):
+            super().__init__()
+            self._orig_mod = gpt
+
+        def forward(self, *args):
+            calls.append(1)
+            return self._orig_mod(*args)
+
+    monkeypatch.setattr(torch, "compile", Twin)
+    plain = go("a")
+    assert not calls
+    assert go("b", compile=True) == plain
+    assert len(calls) > 1 + 6  # a try, six steps and the evaluations
+    assert same(weights("a"), weights("b"))
+    assert capsys.readouterr().out.count(", compiled\n") == 1
+
+
+@pytest.mark.slow
+def test_torch_compile_computes_the_same(go):
+    for name in THE_FOUR:
+        plain, fast = go(f"{name}a", attention=name), go(f"{name}b", attention=name, compile=True)
+        for a, b in zip(plain, fast, strict=True):
+            assert b.get("train_loss", 0) == pytest.approx(a.get("train_loss", 0), rel=1e-4)

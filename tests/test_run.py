@@ -1,0 +1,144 @@
+"""What a run leaves in its folder, and how it is resumed."""
+
+import math
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configurable import UsageError, parse
+from conftest import metrics, mistake, same, small, weights
+from model import GPTConfig
+from plumbing.checkpoint import load
+from prepare import prepare
+from train import train
+
+
+def test_resuming_takes_this_command_s_options(go):
+    go(max_iters=3)
+    go(init_from="resume", weight_decay=0.0, beta2=0.5)
+    groups = load("out/run/ckpt.pt")["optimizer"]["param_groups"]
+    assert [g["weight_decay"] for g in groups] == [0.0, 0.0] and groups[0]["betas"] == (0.9, 0.5)
+
+
+def test_a_run_leaves_these_files(go):
+    rows = go(attention="differential")
+    out = Path("out/run")
+    assert sorted(p.name for p in out.glob("[!.]*")) == [
+        "best.pt",
+        "ckpt.pt",
+        "config.toml",
+        "loss.png",
+        "metrics.jsonl",
+    ]
+    assert [row["step"] for row in rows] == list(range(7))
+    step = {"step", "train_loss", "learning_rate", "grad_norm"}
+    scored = {"val_loss", "val_bits_per_byte", "lam"}
+    assert [set(row) for row in rows] == [step | (scored if i % 3 == 0 else set()) for i in range(6)] + [
+        {"step"} | scored
+    ]
+    assert np.shape(rows[0]["lam"]) == (2, 1)
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_temperature_logs_g_of_each_layer_and_head(go):
+    assert np.allclose(go(attention="temperature")[0]["g"], [[math.log2(56)] * 2] * 2)
+
+
+def test_best_is_the_lowest_and_last_is_saved(go):
+    rows = go(max_iters=9, eval_interval=1, learning_rate=1.0, min_lr=1.0, warmup_iters=0)
+    best, last = load("out/run/best.pt"), load("out/run/ckpt.pt")
+    scores = [row["val_loss"] for row in rows]
+    assert best["best"]["val_loss"] == min(scores) and best["step"] == scores.index(min(scores)) < 9
+    assert last["step"] == 9 and last["best"] == best["best"]
+    assert load("out/run")["step"] == best["step"]
+
+
+def test_config_toml_repeats_the_run(go):
+    first = go(attention="softmax1", dropout=0.1)
+    args, options = parse(train, ["out/run/config.toml", "--out_dir=out/again"])
+    train(*args, **options)
+    assert metrics("again") == first
+    there, here = (tomllib.loads(Path(f"out/{out}/config.toml").read_text()) for out in ("run", "again"))
+    assert there | {"out_dir": ""} == here | {"out_dir": ""} and len(there) == len(parse_options())
+
+
+def parse_options():
+    return [*asdict(GPTConfig()), *train.__kwdefaults__]
+
+
+def test_a_run_is_not_overwritten_unless_told_to(go):
+    first = go()
+    message = mistake(go)
+    assert message == "out/run holds a run: --init_from=resume continues it, --overwrite=true replaces it"
+    assert metrics("run") == first
+    assert go(overwrite=True, seed=5) != first
+    Path("out/notes").mkdir()
+    Path("out/notes/mine.txt").write_text("keep")
+    go("notes")
+    go("notes", overwrite=True)
+    assert Path("out/notes/mine.txt").read_text() == "keep"
+
+
+def test_resuming_another_run_is_refused_with_the_differences(go, corpus, tiny):
+    go()
+    message = mistake(go, attention="softmax1", init_from="resume")
+    assert message == "cannot resume out/run: attention was vanilla, is softmax1"
+    Path("other.txt").write_text("other words " * 300)
+    prepare("other.txt", tokenizer="gpt2", name="other")
+    message = mistake(go, dataset="other", init_from="resume")
+    assert message.startswith("cannot resume out/run: vocab_size was 256, is ")
+    assert "; tokenizer was bytes, is gpt2; train.bin was " in message
+    with pytest.raises(UsageError, match="n_layer was 2, is 3"):
+        train(small(n_layer=3), dataset=str(corpus), out_dir="out/run", init_from="resume")
+
+
+def test_resuming_says_which_options_changed(go, capsys):
+    go()
+    go(init_from="resume", max_iters=7)
+    assert "out/run is resumed with other options: max_iters 6 -> 7\n" in capsys.readouterr().out
+
+
+def test_resuming_nothing_is_explained(go):
+    assert mistake(go, "gone", init_from="resume").startswith("no checkpoint out/gone/ckpt.pt")
+    assert not Path("out/gone").exists()
+
+
+def test_fine_tuning_starts_from_the_other_run_s_weights(go, corpus):
+    go("first")
+    go("second", init_from="out/first/best.pt", max_iters=0)
+    assert same(weights("second"), weights("first", "best.pt"))
+    assert load("out/second/ckpt.pt")["step"] == 0
+    train(small(block_size=16), dataset=str(corpus), init_from="out/first", max_iters=0, out_dir="out/longer")
+    for source in ("out/first", "out/first/best.pt"):
+        message = mistake(go, "first", init_from=source, overwrite=True)
+        assert (
+            message == f"init_from={source} lies in out_dir=out/first, which would be emptied: choose another --out_dir"
+        )
+    message = mistake(train, small(n_embd=32), dataset=str(corpus), init_from="out/first", out_dir="out/x")
+    assert message == "cannot start from out/first: n_embd was 16, is 32"
+
+
+def test_cut_off_metrics_are_mended_on_resume(go):
+    whole = go()
+    go("cut", max_iters=4, lr_decay_iters=6)
+    with open("out/cut/metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "train_lo')
+    assert go("cut", init_from="resume") == whole
+
+
+def test_the_summary_says_what_to_do_next(go, capsys):
+    go()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("out/run: vanilla, ") and "cpu" in lines[0] and lines[0].endswith("eager")
+    assert [line.split(":")[0] for line in lines[1:-1]] == ["step 0", "step 3", "step 6"]
+    assert lines[-1].startswith("best val ") and lines[-1].endswith("Sample it: python sample.py out/run")
+
+
+def test_progress_is_printed_where_there_is_no_terminal(go, capsys):
+    go(max_iters=101, eval_interval=200)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
+    assert [line.split(":")[0] for line in lines] == ["step 50", "step 100"]
+    assert "tokens/s" in lines[0] and "loss " in lines[0]
