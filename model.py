@@ -13,6 +13,7 @@ Shapes: B batch, T time, N keys so far (N ≥ T), C channels, H heads, D query w
 
 import difflib
 import math
+import random
 from dataclasses import dataclass
 
 import torch
@@ -222,7 +223,7 @@ class Differential(Attention):
     def __init__(self, config, depth):
         super().__init__(config, depth)
         self.lam_init = 0.8 - 0.6 * math.exp(-0.3 * depth)  # depth counts from 0: the paper's l − 1
-        self.lam_q1, self.lam_k1, self.lam_q2, self.lam_k2 = (nn.Parameter(0.1 * torch.randn(self.D)) for _ in range(4))
+        self.lam_q1, self.lam_k1, self.lam_q2, self.lam_k2 = (drawn(self.D, std=0.1) for _ in range(4))
         self.head_norm = nn.RMSNorm(self.E, eps=1e-5)  # one gain for all heads
 
     @property
@@ -243,6 +244,13 @@ class Differential(Attention):
         """A₁ and A₂, each BHTT, of which `map` is A₁ − λA₂. x BTC"""
         q, k, _ = self.project(x)
         return pairs(self.attend(q, k, identity_like(q)))
+
+
+def drawn(*shape, std):
+    """A parameter with first values from N(0, std), which GPT.init draws anew from (seed, its name)."""
+    p = nn.Parameter(std * torch.randn(shape))
+    p.first_std = std
+    return p
 
 
 def pairs(z):
@@ -310,25 +318,28 @@ class GPT(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        seed = torch.randint(2**62, ()).item()  # drawn before any mechanism draws: all four start from the same weights
-        self.config = config
+        self.config, seed = config, torch.randint(2**62, ()).item()  # drawn before anything else draws
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, depth) for depth in range(config.n_layer))
-        self.init(torch.Generator().manual_seed(seed))
+        self.init(seed)
 
-    def init(self, generator):
-        """Every weight's first value.
+    def init(self, seed):
+        """Draw every weight from (seed, its name): two mechanisms share those that both have, whatever else they learn.
 
-        Linear, Embedding      N(0, init_std)
+        Linear, Embedding      N(0, init_std), biases 0
         out, down              N(0, init_std/√(2 n_layer)): 2 n_layer of them add up in the residual stream
-        g, λq, λk, head_norm   in their class
+        λq, λk                 N(0, 0.1), as `drawn` says in their class; g and head_norm are constants
         """
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                residual = name.endswith((".out", ".down"))
-                std = self.config.init_std / (math.sqrt(2 * self.config.n_layer) if residual else 1)
-                nn.init.normal_(module.weight, std=std, generator=generator)
+        for name, p in self.named_parameters():
+            owner, _, kind = name.rpartition(".")
+            std = getattr(p, "first_std", None)
+            if isinstance(self.get_submodule(owner), nn.Linear | nn.Embedding):
+                residual = math.sqrt(2 * self.config.n_layer) if owner.endswith((".out", ".down")) else 1
+                std = self.config.init_std / residual * (kind == "weight")
+            if std is not None:
+                generator = torch.Generator().manual_seed(random.Random(f"{seed} {name}").getrandbits(63))
+                nn.init.normal_(p, std=std, generator=generator)
 
     def forward(self, tokens, targets=None, cache=None):
         """tokens BT -> logits BTV; with `targets` BT (−1: none) their mean cross-entropy, in nats per token.

@@ -5,6 +5,7 @@ A law takes the `name` of a mechanism. Three of them ask what only its author kn
 """
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -367,9 +368,39 @@ def test_its_projections_are_vanilla_s_and_it_learns_these_more_numbers(name):
 
 @every
 def test_its_first_weights_are_vanilla_s(name):
+    assert_shared("vanilla", name)
+
+
+def assert_shared(base, name):
+    """Every weight of the mechanism `base` has the same first value with the mechanism `name`."""
     net = gpt(name)
-    for path, p in gpt("vanilla").named_parameters():
+    for path, p in gpt(base).named_parameters():
         assert torch.equal(net.get_parameter(path), p), path
+
+
+class Greedy:
+    """Learns and draws more than the mechanism that it is mixed into, before and after it."""
+
+    def __init__(self, config, depth):
+        torch.randn(1000 * depth + 7)
+        super().__init__(config, depth)
+        self.more = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.most = nn.Parameter(torch.randn(5))
+
+
+@every
+def test_a_mechanism_that_learns_more_shares_all_other_first_weights(name, monkeypatch):
+    monkeypatch.setitem(ATTENTION, "greedy", type("GreedyOne", (Greedy, ATTENTION[name]), {}))
+    assert_shared("vanilla", "greedy")
+    assert_shared(name, "greedy")
+    more = gpt("greedy").blocks[1].attention.more
+    assert more.weight.std().item() == pytest.approx(0.02, rel=0.1) and not more.bias.any()
+
+
+def test_no_two_first_weights_are_drawn_alike():
+    drawn = [p.flatten()[:8] for p in gpt("differential").parameters() if p.std() > 0]
+    assert len(drawn) == 1 + 2 * (2 + 4 + 3)  # the embedding; projections, λ's vectors and the MLP of two blocks
+    assert len({tuple((p / p.norm()).tolist()) for p in drawn}) == len(drawn)
 
 
 def test_first_weights_depend_on_the_seed():
@@ -538,4 +569,4 @@ def test_too_many_tokens_are_refused_with_the_numbers():
 def test_model_stands_on_torch_and_the_standard_library_alone():
     lines = Path(model.__file__).read_text(encoding="utf-8").splitlines()
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
-    assert imported <= {"difflib", "math", "dataclasses", "torch"}
+    assert imported <= {*sys.stdlib_module_names, "torch"}
