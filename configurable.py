@@ -51,8 +51,8 @@ def one_of(name, value, allowed):
 def run(function, argv=None, preset=None, program=None, hints=None):
     """Call `function` as the command line `argv` says; return what it returns. A UsageError is one line and exit 2.
 
-    program: what the command is called; none: its file. preset(values): the TOML file to take where argv names none;
-    `values` are the options in argv. hints: {regular expression: what to do} for options that do not exist here.
+    program: the command as --help shows it; none: `python FILE`. preset(values): the TOML file where argv names none,
+    for the options `values` in argv. hints: {regular expression: what to do} for options that do not exist here.
     """
     argv = sys.argv[1:] if argv is None else argv
     program = program or f"python {Path(inspect.getsourcefile(function)).name}"
@@ -63,7 +63,7 @@ def run(function, argv=None, preset=None, program=None, hints=None):
         if hasattr(getattr(sys, stream), "reconfigure"):
             getattr(sys, stream).reconfigure(errors="backslashreplace")  # an old terminal's encoding stops no run
     try:
-        if {"-h", "--help"} & {*argv}:
+        if "--help" in argv or argv[:1] == ["-h"]:
             return print(usage(function, program, preset))
         args, kwargs = parse(function, argv, preset, hints)
         return function(*args, **kwargs)
@@ -91,7 +91,7 @@ def parse(function, argv, preset=None, hints=None):
     argv, words, values, files = list(argv), [], {}, []
     while argv:
         word = argv.pop(0)
-        name, equals, value = word.lstrip("-").partition("=")
+        name, equals, value = word.removeprefix("-").removeprefix("-").partition("=")
         if name in options and not word.startswith("--") and (equals or word.startswith("-")):
             raise UsageError(f"{word}: did you mean --{word.lstrip('-')}?")
         if word.startswith("-"):
@@ -157,7 +157,8 @@ def signature(function):
     options, places, beside = {}, [], comments(function)
     for p in inspect.signature(function).parameters.values():
         if p.kind is p.VAR_KEYWORD:
-            options = {**options, **signature(p.annotation)[0], **options}
+            lent = signature(p.annotation)[0]
+            options |= {name: option for name, option in lent.items() if name not in options}
             continue
         if dataclasses.is_dataclass(p.annotation):
             notes = comments(p.annotation)

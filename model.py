@@ -1,4 +1,4 @@
-"""A GPT with four attention mechanisms. They differ in one line each: how a map A is made of the scores S = QKᵀ/√D.
+"""A GPT with four attention mechanisms. They differ in how a map A is made of the scores S = QKᵀ/√D:
 
     vanilla        A = softmax(S)
     softmax1       A = exp(S) / (1 + Σ exp(S))
@@ -6,9 +6,9 @@
     differential   A = softmax(S₁) − λ softmax(S₂)
 
 Everything around A is the same for all four: pre-RMSNorm, rotary positions, SwiGLU, tied embedding, no biases. Only
-differential differs there, too: two of its maps share one value, and its heads are normalised.
+differential differs there, too: every two of its maps share one value, and its heads are normalised.
 
-Shapes: B batch, T time, N keys so far (N ≥ T), C channels, H heads, D query width, E value width, V vocabulary.
+Shapes: B batch, T time, N keys so far (in training T), C channels, H heads, D query width, E value width, V vocabulary.
 """
 
 import difflib
@@ -25,20 +25,20 @@ import torch.nn.functional as F
 class GPTConfig:
     """The shape of a model. Raises ValueError, with the numbers, for a shape that cannot be built."""
 
-    attention: str = "vanilla"  # the mechanism: vanilla, softmax1, temperature, differential, or one of ideas/
-    fused: bool = True  # attend through torch's fused kernel; false: through readable matrix products
-    block_size: int = 64  # tokens in a window, which is all that the model sees at once; at least 1
-    vocab_size: int = 256  # rows of the embedding, at least 1; train.py raises it to what the dataset needs
+    attention: str = "vanilla"  # mechanism: vanilla, softmax1, temperature, differential, or a name that ideas/ adds
+    fused: bool = True  # use torch's fused kernel, which never stores a map; false: plain matrix products
+    block_size: int = 64  # window length: how many tokens the model can see; at least 1
+    vocab_size: int = 256  # rows of the embedding, at least 1; train.py enlarges it to what the dataset needs
     n_layer: int = 4  # number of blocks, at least 1 and at most 10000
-    n_head: int = 4  # softmax maps per layer, at least 1; 4 maps are 4 heads, or 2 differential heads of 2 maps each
-    n_embd: int = 128  # channels, at least 1; a multiple of n_head
+    n_head: int = 4  # softmax maps per layer, at least 1; differential uses two maps per head
+    n_embd: int = 128  # channels, at least 1; a multiple of 2 n_head
     dropout: float = 0.0  # probability of dropping an embedding, attention weight or block output; less than 1
-    init_std: float = 0.02  # standard deviation of the first weights, more than 0; 0.02 as in GPT-2, which is far wider
+    init_std: float = 0.02  # standard deviation of the first weights, more than 0; narrow models may need more
 
-    def __post_init__(self):
+    def __post_init__(self):  # so that model.py stands alone; the ranges of other options are in configurable.py
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
-        self.require("n_layer", self.n_layer <= 10_000, "at most 10000")  # building more would take for ever
+        self.require("n_layer", self.n_layer <= 10_000, "at most 10000")  # a typing error, else
         self.require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self.require("init_std", 0 < self.init_std < math.inf, "more than 0 and finite")
         near = difflib.get_close_matches(str(self.attention), ATTENTION, 1, cutoff=0.4)
@@ -46,12 +46,12 @@ class GPTConfig:
         self.require("attention", self.attention in ATTENTION, f"one of {', '.join(ATTENTION)}{hint}")
         maps = ATTENTION[self.attention].maps_per_head
         self.require("n_head", self.n_head % maps == 0, f"a multiple of {maps}, the maps per {self.attention} head")
-        pairs = 2 * self.n_head  # rotary positions turn pairs of channels
-        self.require("n_embd", self.n_embd % pairs == 0, f"a multiple of 2 n_head = {pairs}")
+        width = 2 * self.n_head  # rotary positions turn pairs of channels
+        self.require("n_embd", self.n_embd % width == 0, f"a multiple of 2 n_head = {width}")
 
-    def require(self, name, holds, what):
-        if not holds:
-            raise ValueError(f"{name}={getattr(self, name)}: must be {what}")
+    def require(self, name, is_fine, rule):
+        if not is_fine:
+            raise ValueError(f"{name}={getattr(self, name)}: must be {rule}")
 
 
 # ---------------------------------------------------------------------------- primitives
@@ -63,7 +63,7 @@ def softmax(S):
 
 
 def softmax1(S):
-    """exp(Sᵢ) / (1 + Σⱼ exp(Sⱼ)) over the last dimension: softmax with one more key of score 0, whose share is lost."""
+    """exp(Sᵢ) / (1 + Σⱼ exp(Sⱼ)) over the last dimension: softmax with one more key of score 0 and value 0."""
     return softmax(F.pad(S, (1, 0)))[..., 1:]
 
 
@@ -71,7 +71,7 @@ def scores(q, k, scale=None):
     """S = scale·QKᵀ (scale 1/√D), −∞ in the future. q BHTD, k BHND -> BHTN; queries are the last T of N positions."""
     (T, D), N = q.shape[-2:], k.size(-2)
     S = (D**-0.5 if scale is None else scale) * q @ k.mT
-    if T > 1:  # the last query may see everything
+    if T > 1:  # a single query is the last one: nothing is hidden from it
         S = S.masked_fill(torch.ones(T, N, dtype=torch.bool, device=q.device).triu(N - T + 1), -math.inf)
     return S
 
@@ -83,14 +83,15 @@ def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0):
     and softmax1 there is a kernel that never stores A.
     """
     (T, D), (N, E) = q.shape[-2:], v.shape[-2:]
+    # The kernel makes softmax only, and lets query i see the keys 0 to i, which is wrong where T < N.
+    if not fused or weights not in (softmax, softmax1) or T < N:
+        A = weights(scores(q, k, scale))
+        return F.dropout(A, dropout) @ v
 
-    if not fused or weights not in (softmax, softmax1) or T < N:  # the kernel aligns query 0 with key 0: wrong if T < N
-        return F.dropout(weights(scores(q, k, scale)), dropout) @ v
-
-    # softmax1 needs no mask: its null key is a zero row in front of k and v (score 0, value 0), and a zero row in
-    # front of q keeps the diagonal where is_causal expects it. Values of another width than the queries need no other
-    # kernel: zero columns change neither scores nor output.
-    null, scale = int(weights is softmax1), D**-0.5 if scale is None else scale
+    # softmax1's null key is a row of zeros in front of k and v. With one in front of q as well, query i is in row i + 1
+    # and sees the keys up to its own. Zero columns make all widths equal; they change neither scores nor output.
+    null = int(weights is softmax1)
+    scale = D**-0.5 if scale is None else scale
     if null or D != E:
         q, k, v = (F.pad(x, (0, max(D, E) - x.size(-1), null, 0)) for x in (q, k, v))
     y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)
@@ -118,11 +119,11 @@ class Cache:
 class Attention(nn.Module):
     """vanilla: A = softmax(QKᵀ/√D).  https://arxiv.org/abs/1706.03762
 
-    A mechanism overrides `mix`, and where it must `norm`, `maps_per_head` and `flops`.
+    A mechanism overrides `mix` and, if needed, `norm`, `maps_per_head` and `flops`.
     """
 
     maps_per_head = 1  # softmax maps that share one value and make one head
-    watch = ()  # names of learned numbers worth logging
+    watch = ()  # names of learned numbers that train.py logs
 
     def __init__(self, config, depth):
         super().__init__()
@@ -148,19 +149,19 @@ class Attention(nn.Module):
     def project(self, x, start=0):
         """Queries BHTD and keys BHTD, rotated as if x BTC began at position `start`, and values BHTE."""
         qkv = self.qkv(x)
-        qk, v = qkv.split((qkv.size(2) // 3 * 2, qkv.size(2) // 3), 2)
+        qk, v = qkv.split((qkv.size(2) // 3 * 2, qkv.size(2) // 3), 2)  # q and k have heads of width D, v of E
         qk = qk.unflatten(2, (-1, self.D)).transpose(1, 2)  # BTC -> BHTD
         v = v.unflatten(2, (-1, self.E)).transpose(1, 2)  # BTC -> BHTE
         q, k = self.rotate(qk, start).chunk(2, 1)
         return q, k, v
 
     def rotate(self, q, start):
-        """BHTD -> BHTD. The halves (a, b) of a head become (a cos − b sin, b cos + a sin): q·k knows distances only."""
+        """BHTD -> BHTD. A head's halves (a, b) become (a cos − b sin, b cos + a sin): q·k depends on distances only."""
         cos, sin = self.cos[start : start + q.size(2)], self.sin[start : start + q.size(2)]
         return q * cos + q.roll(self.D // 2, -1) * sin
 
     def mix(self, x, q, k, v):
-        """A V, which is all that a mechanism is. Linear in v. x BTC, q BHTD, k BHND, v BHNE -> BHTE"""
+        """A V. Override this to write a mechanism; it must be linear in v. x BTC, q BHTD, k BHND, v BHNE -> BHTE"""
         return self.attend(q, k, v)
 
     def attend(self, q, k, v, weights=softmax, scale=None):
@@ -171,7 +172,7 @@ class Attention(nn.Module):
         return y
 
     def map(self, x):
-        """A itself, BHTT, for x BTC: what `mix` gives when v is the identity. For looking, in eval mode."""
+        """A itself, BHTT, for x BTC: what `mix` gives when v is the identity. For analysis, in eval mode."""
         q, k, v = self.project(x)
         return self.mix(x, q, k, identity_like(v))
 
@@ -228,7 +229,7 @@ class Differential(Attention):
 
     @property
     def lam(self):
-        """λ, of shape (1,): times a bfloat16 map that is float32, where a scalar would become bfloat16."""
+        """λ, of shape (1,) and not (): so that torch promotes λA₂ to float32 where A₂ is bfloat16."""
         lam1 = (self.lam_q1 * self.lam_k1).sum(-1, keepdim=True).exp()
         lam2 = (self.lam_q2 * self.lam_k2).sum(-1, keepdim=True).exp()
         return lam1 - lam2 + self.lam_init
@@ -247,14 +248,14 @@ class Differential(Attention):
 
 
 def drawn(*shape, std):
-    """A parameter with first values from N(0, std), which GPT.init draws anew from (seed, its name)."""
+    """A parameter with first values from N(0, std). In a GPT, GPT.init draws them again, from (seed, its name)."""
     p = nn.Parameter(std * torch.randn(shape))
     p.first_std = std
     return p
 
 
 def pairs(z):
-    """The first and the second map of every head: BHTD -> two of B(H/2)TD."""
+    """The first and the second map of each head: BHTD -> two tensors B(H/2)TD."""
     return z[:, 0::2], z[:, 1::2]
 
 
@@ -265,7 +266,7 @@ ATTENTION = {"vanilla": Attention, "softmax1": Softmax1, "temperature": Temperat
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate x) · up x), 8/3 C wide: as many weights as two of 4C.  https://arxiv.org/abs/2002.05202"""
+    """SwiGLU: down(silu(gate x) · up x), 8/3 C wide: as many weights as two matrices to 4C.  https://arxiv.org/abs/2002.05202"""
 
     def __init__(self, config):
         super().__init__()
@@ -298,10 +299,10 @@ class Block(nn.Module):
 
 
 def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
-    """Draw a token per row, BV -> B1: one of the top_k likeliest, and of the likeliest that together reach top_p."""
-    if temperature < torch.finfo(torch.float32).tiny:  # 0 takes the likeliest
+    """Draw a token per row, BV -> B1: among the top_k likeliest, and among the likeliest whose sum reaches top_p."""
+    if temperature < torch.finfo(torch.float32).tiny:  # by which logits cannot be divided
         return logits.argmax(-1, keepdim=True)
-    logits = logits.float() - logits.max(-1, keepdim=True).values.float()
+    logits = logits.float() - logits.max(-1, keepdim=True).values.float()  # then they do not overflow either
     p = (logits / temperature).softmax(-1)
     if top_k is None and top_p is None:
         return torch.multinomial(p, 1, generator=generator)
@@ -318,16 +319,16 @@ class GPT(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.config, seed = config, torch.randint(2**62, ()).item()  # drawn before anything else draws
+        self.config, seed = config, torch.randint(2**62, ()).item()  # of torch.manual_seed, before mechanisms draw
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, depth) for depth in range(config.n_layer))
         self.init(seed)
 
     def init(self, seed):
-        """Draw every weight from (seed, its name): two mechanisms share those that both have, whatever else they learn.
+        """Draw every weight from (seed, its name): weights of the same name start equal in every mechanism.
 
-        Linear, Embedding      N(0, init_std), biases 0
+        Linear, Embedding      N(0, init_std); biases, if a mechanism has any, 0
         out, down              N(0, init_std/√(2 n_layer)): 2 n_layer of them add up in the residual stream
         λq, λk                 N(0, 0.1), as `drawn` says in their class; g and head_norm are constants
         """
@@ -342,9 +343,9 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=std, generator=generator)
 
     def forward(self, tokens, targets=None, cache=None):
-        """tokens BT -> logits BTV; with `targets` BT (−1: none) their mean cross-entropy, in nats per token.
+        """tokens BT -> logits BTV; with `targets` BT (−1: does not count) their mean cross-entropy, in nats per token.
 
-        With a `cache`, one Cache per layer in a list, tokens are what comes next, and logits B1V only of the last one.
+        With a `cache`, a list of one Cache per layer, `tokens` come after those in it; logits are of the last one, B1V.
         """
         T, L = tokens.size(1) + (cache[0].length if cache else 0), self.config.block_size
         assert T <= L, f"{T} tokens do not fit into block_size={L}"
@@ -361,8 +362,8 @@ class GPT(nn.Module):
     def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None):
         """Continue tokens BT (T ≥ 1), in eval mode: yields the next token of each row, B, max_new_tokens times.
 
-        The prompt is read once, then one token per step. When block_size tokens are in the cache, their newer half is
-        read again into an empty one: each token sees the last block_size/2 to block_size, at positions trained on.
+        The prompt is read once, then one token per step. When the cache is full, with block_size tokens, it is emptied
+        and the last block_size/2 tokens are read again.
         """
         L = self.config.block_size
         new, cache = tokens[:, -L:], [Cache(L) for _ in self.blocks]
@@ -380,10 +381,7 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters()) - (0 if embedding else self.embedding.weight.numel())
 
     def flops_per_token(self, T=None):
-        """(forward, backward) floating-point operations per token in windows of T (default block_size) tokens.
-
-        Matrix products only; a causal query sees (T+1)/2 keys on average, whatever a kernel computes beyond them.
-        """
+        """(forward, backward) FLOPs of matrix products per token; in windows of T a query sees (T+1)/2 keys on average."""
         T = T or self.config.block_size
         weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear | nn.Embedding))
         forward = 2 * weights + sum(block.attention.flops((T + 1) / 2) for block in self.blocks)

@@ -62,7 +62,7 @@ def prepare(
         "source": " ".join(sources) + (f" (Python {sys.version.split()[0]})" if "stdlib" in sources else ""),
         "command": shlex.join(["python", "prepare.py", *sources, *options]),
     }
-    with whole_folder(folder, files) as building:
+    with atomic_folder(folder, files) as building:
         text, size = hashlib.sha256(), sum(path.stat().st_size for path in files)
         with tqdm(total=size, unit="B", unit_scale=True, desc=folder.name, disable=not sys.stderr.isatty()) as bar:
             for part, segments in zip(("train", "val"), split(files, val_fraction), strict=True):
@@ -88,7 +88,7 @@ def check_name(name):
 
 
 @contextlib.contextmanager
-def whole_folder(folder, sources):
+def atomic_folder(folder, sources):
     """A folder to fill. It replaces the dataset `folder` when all has gone well, and is removed when not.
 
     Raises UsageError where `folder` contains anything but a dataset, or contains one of the files `sources`.
@@ -285,7 +285,7 @@ def pieces(segments, coder):
                 elif cuts := [match.end() for match in SAFE_CUT.finditer(rest, searched)]:
                     end = cuts[-1]
                 elif len(rest) >= LONGEST_PIECE:
-                    end = next(i for i in range(len(rest) - 1, 0, -1) if rest[i] & 0xC0 != 0x80)
+                    end = next((i for i in range(len(rest) - 1, 0, -1) if rest[i] & 0xC0 != 0x80), len(rest))
                 else:
                     continue
                 yield path, rest[:end]

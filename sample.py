@@ -25,7 +25,7 @@ def sample(
     max_new_tokens: PositiveInt = 500,  # tokens per continuation
     temperature: NonNegativeFloat = 0.8,  # 0 takes the likeliest token; 1 draws as the model says; more is more random
     top_k: PositiveInt | None = None,  # draw only from the k likeliest tokens; none: from all
-    top_p: Annotated[float, "more than 0 and at most 1"] | None = None,  # only from the likeliest that together reach p
+    top_p: Annotated[float, "more than 0 and at most 1"] | None = None,  # only from the likeliest whose sum reaches p
     seed: Seed = 1337,  # seed of the draws
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu
 ):

@@ -1,8 +1,8 @@
 """Train a GPT: `python train.py`, with presets and options, or train(GPTConfig(n_layer=1), max_iters=2) from Python.
 
-A run is a function of its options and its seed: the batch and the dropout of a step are drawn from (seed, step) alone,
-evaluation draws nothing. So a run that was stopped and resumed is the run that never stopped; on a CPU, with as many
-threads, bit for bit.
+The options of a run, its seed among them, determine it: the batch and the dropout of a step are drawn from (seed, step)
+alone, and evaluation draws nothing. So a run that was stopped and resumed is the run that never stopped; on a CPU with
+as many threads, bit for bit.
 
 On N GPUs `torchrun --nproc_per_node=N train.py ...` takes the same steps in less time.
 """
@@ -10,6 +10,7 @@ On N GPUs `torchrun --nproc_per_node=N train.py ...` takes the same steps in les
 import dataclasses
 import math
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 import configurable
-import ideas  # noqa: F401  more words for --attention
+import ideas  # noqa: F401  adds the mechanisms of ideas/ to --attention
 from configurable import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, UsageError, check_ranges
 from model import GPT, GPTConfig
 from plumbing import ranks
@@ -31,63 +32,62 @@ from plumbing.run import Run
 
 
 def train(
-    model: GPTConfig,
+    config: GPTConfig,
     *,
-    dataset: str = "stdlib",  # folder under data/ that prepare.py made; stdlib is made where it is missing
-    batch_size: PositiveInt = 12,  # windows of block_size tokens in a micro-batch
-    gradient_accumulation_steps: PositiveInt = 1,  # micro-batches per step; N processes share them
+    dataset: str = "stdlib",  # folder under data/ that prepare.py made; stdlib, Python's own source, is made if missing
+    batch_size: PositiveInt = 12,  # windows (of block_size tokens) per forward pass
+    gradient_accumulation_steps: PositiveInt = 1,  # forward passes per step; torchrun's processes share them
     max_iters: NonNegativeInt = 2000,  # training steps
-    warmup_iters: NonNegativeInt = 100,  # steps over which the learning rate rises from 0
+    warmup_iters: NonNegativeInt = 100,  # steps of linear warm-up of the learning rate
     lr_decay_iters: NonNegativeInt | None = None,  # step at which the learning rate reaches min_lr; none: max_iters
     learning_rate: NonNegativeFloat = 1e-3,  # highest learning rate, reached after the warm-up
-    min_lr: NonNegativeFloat = 0.0,  # learning rate at the end
+    min_lr: NonNegativeFloat = 0.0,  # learning rate from lr_decay_iters on
     weight_decay: NonNegativeFloat = 0.1,  # AdamW's weight decay, for the weights of Linear and Embedding only
     beta1: Annotated[float, "at least 0 and less than 1"] = 0.9,  # AdamW's decay rate of the mean of gradients
-    beta2: Annotated[float, "at least 0 and less than 1"] = 0.95,  # AdamW's decay rate of the mean of their squares
+    beta2: Annotated[float, "at least 0 and less than 1"] = 0.95,  # AdamW's decay rate of the mean of squared gradients
     grad_clip: PositiveFloat | None = 1.0,  # larger gradient norms are scaled down to this; none: never
-    eval_interval: PositiveInt = 250,  # steps between evaluations; the first and the last step also have one
+    eval_interval: PositiveInt = 250,  # steps between evaluations; also one before the first step and one at the end
     eval_tokens: PositiveInt | None = None,  # tokens of the validation split to evaluate on; none: all
-    checkpoint_interval: PositiveInt = 250,  # steps between checkpoints; the last step also has one
+    checkpoint_interval: PositiveInt = 250,  # steps between checkpoints; also one when the run ends or is stopped
     out_dir: str | None = None,  # folder of the run; none: out/<dataset>-<attention>
-    init_from: str = "scratch",  # scratch, resume (the run in out_dir), or a checkpoint whose weights to start from
+    init_from: str = "scratch",  # scratch, resume (continue the run in out_dir), or a checkpoint to start from
     overwrite: bool = False,  # replace the run that is in out_dir
     seed: Seed = 1337,  # seed of the first weights, the batches and the dropout
     device: str = "auto",  # cpu, cuda, cuda:1, mps ...; auto: cuda where there is one, else cpu
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",  # number format; auto: bfloat16 on CUDA that has it
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",  # number format; on CUDA float32 is TF32 and auto bfloat16
     compile: Literal["auto"] | bool = "auto",  # use torch.compile; auto: on CUDA
     deterministic: bool = False,  # on CUDA use only kernels that give the same numbers every time, which are slower
 ):
-    """Train a GPT on a dataset; checkpoints, metrics, options and a figure go to out_dir. Returns its losses."""
-    options = locals().copy()
-    options = {**dataclasses.asdict(options.pop("model")), **options}
-    check(options)
+    """Train a GPT on a dataset; checkpoints, metrics, options and a figure go to out_dir. Returns how it went."""
+    options = locals().copy()  # all parameters, as long as nothing else has a name
+    options = {**dataclasses.asdict(options.pop("config")), **options}
+    check_options(options)
     device = find_device(device, deterministic)
     autocast = find_autocast(dtype, device)
-    ranks.join(device, gradient_accumulation_steps)
+    ranks.connect(device, gradient_accumulation_steps)
     with ranks.rank_0_first():
-        data = load_dataset(dataset, device, model.block_size, eval_tokens)
-    model = dataclasses.replace(model, vocab_size=max(model.vocab_size, data.meta["vocab_size"]))
-    out = Path(out_dir or f"out/{data.name}-{model.attention}")
-    options |= {"vocab_size": model.vocab_size, "out_dir": out.as_posix()}
-    n_windows = batch_size * gradient_accumulation_steps  # per step
+        data = load_dataset(dataset, device, config.block_size, eval_tokens)
+    config = dataclasses.replace(config, vocab_size=max(config.vocab_size, data.meta["vocab_size"]))
+    out = Path(out_dir or f"out/{data.name}-{config.attention}")
+    options |= {"vocab_size": config.vocab_size, "out_dir": out.as_posix()}
+    windows_per_step = batch_size * gradient_accumulation_steps
     decay_end = max_iters if lr_decay_iters is None else lr_decay_iters
 
-    with explain_failures(options), stop_signals() as signals, Run(out, options, model, data) as run:
+    with explain_failures(options), stop_signals() as signals, Run(out, options, config, data) as run:
         torch.manual_seed(seed)
-        gpt = GPT(model).to(device)
+        gpt = GPT(config).to(device)
         optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
-        step, best = run.begin(gpt, optimizer)
-        net = ranks.share_gradients(gpt)
-        loss_of, mode = compiled(net, compile, autocast, batch(data.train, batch_size, seed, 0))
-        where = f"{ranks.count()} x {device_name(device)}".removeprefix("1 x ")
-        run.say(f"{out}: {model.attention}, {gpt.n_params():,} parameters, {data.name}, {where}, {mode}")
+        step, best = run.begin(gpt, optimizer)  # from scratch, from a checkpoint, or where the run was stopped
+        net = ranks.share_gradients(gpt)  # gpt, or gpt in DistributedDataParallel
+        loss_of, mode = compiled(net, compile, autocast, example=batch(data.train, batch_size, seed, 0))
+        run.say(f"{out}: {config.attention}, {gpt.n_params():,} parameters, {data.name}, {device_name(device)}, {mode}")
 
         while True:
-            stop = ranks.largest(max(signals, default=0))  # a signal's number, or 0
+            stop = ranks.largest(max(signals, default=0))  # the number of the signal that asks us to stop, or 0
             done = step >= max_iters
-            row = {"step": step}
+            row = {"step": step}  # a line of metrics.jsonl
 
-            if (done or step % eval_interval == 0) and not stop:
+            if (done or step % eval_interval == 0) and not stop:  # who presses Ctrl-C does not want to wait
                 val = evaluate(loss_of, gpt, data.val, batch_size, eval_tokens, autocast)
                 run.check_finite(step, f"validation loss {val}", val)
                 row |= {"val_loss": val, "val_bits_per_byte": val * data.bits_per_nat, **watched(gpt)}
@@ -105,29 +105,31 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             seed_dropout(seed, step)
-            x, y = (ranks.share(z).to(device) for z in batch(data.train, n_windows, seed, step))
-            loss = gradient(loss_of, net, x, y, batch_size, autocast)
+            x, y = (ranks.share(z).to(device) for z in batch(data.train, windows_per_step, seed, step))
+            loss = forward_backward(loss_of, net, x, y, batch_size, autocast)
             norm = clip_grad_norm_(gpt.parameters(), grad_clip or math.inf).item()
-            what = f"loss {loss}, gradient norm {norm} at learning rate {lr:.3g}: stopped before the update"
-            run.check_finite(step, what, loss, norm)
+            message = f"loss {loss}, gradient norm {norm} at learning rate {lr:.3g}: stopped before the update"
+            run.check_finite(step, message, loss, norm)
             optimizer.step()
             optimizer.zero_grad()
-            speed = round(n_windows * model.block_size / (time.perf_counter() - started))
+            speed = round(windows_per_step * config.block_size / (time.perf_counter() - started))
             row |= {"train_loss": loss, "learning_rate": lr, "grad_norm": norm, "tokens_per_second": speed}
             run.log(row)
             step += 1
 
         seconds = run.seconds
         if not stop:
-            run.log(row)
-        run.draw(gpt)
+            run.log(row)  # the evaluation after the last step
+        run.plot(gpt)
 
-    ranks.leave()
+    ranks.disconnect()
     if stop:
-        run.say(f"stopped at step {step}, and saved. Go on: python train.py {out}/config.toml --init_from=resume")
-        sys.exit(128 + stop)
-    scores = f"{best['val_loss']:.4f} nats/token, {best['val_bits_per_byte']:.4f} bits/byte"
-    run.say(f"best val {scores}, at step {best['step']}; {seconds:.0f} s. Sample it: python sample.py {out}")
+        go_on = f"python train.py {shlex.quote(f'{out}/config.toml')} --init_from=resume"
+        run.say(f"stopped at step {step}, and saved. Go on: {go_on}")
+        sys.exit(128 + stop)  # as shells do
+    result = f"{best['val_loss']:.4f} nats/token, {best['val_bits_per_byte']:.4f} bits/byte"
+    sample = f"python sample.py {shlex.quote(str(out))}"
+    run.say(f"best val {result}, at step {best['step']}; {seconds:.0f} s. Sample it: {sample}")
     return {"out_dir": str(out), "val_loss": val, "best": best, "seconds": seconds}
 
 
@@ -141,21 +143,21 @@ def batch(split, n, seed, step):
 
 
 def seed_dropout(seed, step):
-    """Dropout, too, is drawn from (seed, step), by each process for itself."""
+    """Dropout, too, is drawn from (seed, step); each process has its own."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, ranks.rank())).generate_state(1)[0]))
 
 
 # ---------------------------------------------------------------------------- losses
 
 
-def gradient(loss_of, net, x, y, batch_size, autocast):
+def forward_backward(loss_of, net, x, y, batch_size, autocast):
     """Mean loss over the windows x, y BT of all processes; its gradient is left in .grad.
 
     It is computed batch_size windows at a time, and processes exchange gradients once, at the end.
     """
     total, parts = 0.0, list(zip(x.split(batch_size), y.split(batch_size), strict=True))
     for i, (micro_x, micro_y) in enumerate(parts, 1):
-        net.require_backward_grad_sync = i == len(parts)
+        net.require_backward_grad_sync = i == len(parts)  # read by DistributedDataParallel alone
         with autocast:
             loss = loss_of(micro_x, micro_y) * (len(micro_x) / len(x))
         loss.backward()
@@ -165,11 +167,11 @@ def gradient(loss_of, net, x, y, batch_size, autocast):
 
 @torch.no_grad()
 def evaluate(loss_of, gpt, split, batch_size, eval_tokens, autocast):
-    """Mean loss over a split in order, in nats/token: each token but the first is predicted once, within its window."""
+    """Mean loss over a split in order, in nats/token: each token but the first is predicted once, from its window."""
     gpt.eval()
     total, count = 0.0, 0
     for i, (x, y) in enumerate(split.in_order(batch_size, eval_tokens)):
-        n = (y >= 0).sum().item()
+        n = (y >= 0).sum().item()  # −1 does not count
         if n and i % ranks.count() == ranks.rank():  # processes take turns
             with autocast:
                 total += loss_of(x.to(gpt.device), y.to(gpt.device)).item() * n
@@ -188,15 +190,15 @@ def watched(gpt):
 
 
 def make_optimizer(gpt, weight_decay, betas):
-    """AdamW that decays the weights of Linear and Embedding, by owner: λ, g and the gains of norms never decay."""
-    owners = (m for m in gpt.modules() if isinstance(m, torch.nn.Linear | torch.nn.Embedding))
-    decayed = {m.weight for m in owners}
+    """AdamW that decays the weights of Linear and Embedding, and nothing else: not λ, g or the gains of norms."""
+    layers = (m for m in gpt.modules() if isinstance(m, torch.nn.Linear | torch.nn.Embedding))
+    decayed = {m.weight for m in layers}
     groups = [
         {"params": [p for p in gpt.parameters() if p in decayed], "weight_decay": weight_decay},
         {"params": [p for p in gpt.parameters() if p not in decayed], "weight_decay": 0.0},
     ]
     fused = all(p.device.type in ("cpu", "cuda", "mps") for p in gpt.parameters())
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused)  # the loop sets lr at each step
 
 
 def schedule(step, learning_rate, min_lr, warmup_iters, lr_decay_iters):
@@ -212,8 +214,8 @@ def schedule(step, learning_rate, min_lr, warmup_iters, lr_decay_iters):
 # ---------------------------------------------------------------------------- the command line
 
 
-def check(options):
-    """Raises UsageError for an option out of range, or a text that config.toml could not hold."""
+def check_options(options):
+    """Raises UsageError for a number out of range, or a text with control characters."""
     check_ranges(train, options)
     for name in ("dataset", "out_dir", "init_from"):
         if not (options[name] or "").isprintable():
@@ -221,7 +223,7 @@ def check(options):
 
 
 def preset(values):
-    """The preset for the device that the options `values` name, or for the one that there is."""
+    """The preset for the device that the options `values` name or, for auto, for the device found."""
     device = values.get("device", "auto")
     name = "cpu" if device == "cpu" or (device == "auto" and not torch.cuda.is_available()) else "gpu"
     return os.path.relpath(Path(__file__).parent / "config" / f"{name}.toml")

@@ -57,7 +57,7 @@ class NoScale(Differential):
 
 
 class OneBased(Differential):
-    """one-based: the paper's l, which counts from 1, put where the code counts depth from 0."""
+    """one-based: depth counts layers from 1, as the paper's l does, where it should count from 0."""
 
     def __init__(self, config, depth):
         super().__init__(config, depth + 1)
@@ -70,7 +70,8 @@ class ZeroTokenTrap(Softmax1):
         if q.size(2) < k.size(2):
             return super().mix(x, q, k, v)
         k, v = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
 
 
 MISTAKES = {

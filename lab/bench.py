@@ -63,16 +63,15 @@ def bench(
     """Measure speed and memory; tables go to the terminal, bench.json and figures to out_dir. Returns the rows."""
     check_ranges(bench, locals())
     device, out = find_device(device), Path(out_dir)
-    cuda = device.type == "cuda"
-    presets = presets or (str(ROOT / "config" / ("gpt2.toml" if cuda else "cpu.toml")),)
+    presets = presets or (str(ROOT / f"config/{'gpt2' if (cuda := device.type == 'cuda') else 'cpu'}.toml"),)
     lengths = sorted(lengths or ((256, 1024, 4096, 8192) if cuda else (64, 256, 1024)))
     modes = modes or (("eager", "compiled") if cuda else ("eager",))
     tokens = lengths[-1] if tokens is None else tokens
     shapes = {Path(preset).stem: parse(train, [preset])[0][0] for preset in presets}
+    check(parts, attentions, paths, modes, lengths, tokens, device, shapes)
     if "race" in parts and peer is None:
         raise UsageError("parts=race: needs --peer=FOLDER, the folder of a nanoGPT checkout")
-    check(parts, attentions, paths, modes, lengths, tokens, device, shapes)
-    module = None if peer is None else load_peer(peer)
+    module = peer and load_peer(peer)
     plan = Plan(attentions, paths, modes, repetitions, seed, device, find_autocast(dtype, device), module)
     origin = {name: value for name, value in provenance().items() if name in ("versions", "commit")}
     report = {"command": sys.argv, "device": device_name(device), "repetitions": repetitions, **origin, "rows": []}

@@ -14,7 +14,7 @@ import math
 import statistics
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -30,9 +30,10 @@ from plumbing.checkpoint import load, load_model, write_text
 from plumbing.dataset import load_dataset
 from plumbing.machine import device_name, find_autocast, find_device
 from plumbing.run import provenance, read_metrics
-from train import check as check_train
-from train import preset, train
+from train import check_options, preset, train
 
+Seeds = Annotated[tuple[int, ...], "at least 0 and less than 2^63"]
+Rates = Annotated[tuple[float, ...], "at least 0 and finite"]
 CHOSEN_PER_RUN = {  # options of train.py, and what to give instead
     "attention": "give attentions",
     "seed": "give seeds",
@@ -44,8 +45,8 @@ CHOSEN_PER_RUN = {  # options of train.py, and what to give instead
 def compare(
     *,
     attentions: tuple[str, ...] = THE_FOUR,  # mechanisms; each is compared with the first
-    seeds: tuple[int, ...] = (1, 2, 3, 4),  # every mechanism is trained once with each seed
-    learning_rates: tuple[float, ...] | None = None,  # rates to try with every mechanism; none: learning_rate
+    seeds: Seeds = (1, 2, 3, 4),  # every mechanism is trained once with each seed
+    learning_rates: Rates | None = None,  # rates to try with every mechanism; none: learning_rate
     equal: Literal["tokens", "time"] = "tokens",  # what all runs have equal; time: max_iters is the first mechanism's
     jobs: PositiveInt = 1,  # runs at the same time, which share the cores
     out_dir: str | None = None,  # folder of the runs, results.json and figures; none: out/compare-<dataset>
@@ -54,6 +55,7 @@ def compare(
     """Train several mechanisms with several seeds; tables go to the terminal, all else to out_dir. Returns the rows."""
     check(attentions, seeds, learning_rates, equal, jobs, options)
     settings = with_defaults({**options, "attention": attentions[0]})
+    check_options(settings)
     device, rates = find_device(settings["device"]), learning_rates or (settings["learning_rate"],)
     data = load_dataset(settings["dataset"], "cpu", settings["block_size"], settings["eval_tokens"])
     task_of({"data": data.meta, "options": settings})  # damaged needles are reported now, not after the training
@@ -68,8 +70,6 @@ def compare(
         for rate in rates
         for attention in attentions  # the innermost loop: a machine that slows down slows down all mechanisms
     }
-    for options in runs.values():
-        check_train(options)
     failed, signal = run_all(out, runs, data.meta, jobs)
     rows = [result(out / name) for name in runs if is_done(out / name, runs[name], data.meta)]
     summary = summarize(rows, attentions)
@@ -96,7 +96,7 @@ def check(attentions, seeds, learning_rates, equal, jobs, options):
     for name, instead in CHOSEN_PER_RUN.items():
         if name in options:
             raise UsageError(f"{name}: is chosen for every run; {instead}")
-    check_ranges(compare, {"jobs": jobs, **options})
+    check_ranges(compare, {"seeds": seeds, "learning_rates": learning_rates, "jobs": jobs, **options})
     for word in attentions:
         one_of("attentions", word, ATTENTION)
     for name, values in (("attentions", attentions), ("seeds", seeds), ("learning_rates", learning_rates or ())):
@@ -265,7 +265,10 @@ def spread(values):
 
 
 def student(freedom):
-    """The 97.5th percentile of Student's t: with t = √freedom tan θ its density is that of cos θ to the freedom − 1."""
+    """The 97.5th percentile of Student's t, integrated numerically: of t = √freedom tan θ the density is that of
+
+    cos(θ) to the power freedom − 1.
+    """
     theta = np.linspace(0, math.pi / 2, 1_000_001)
     share = np.cumsum(np.cos(theta) ** (freedom - 1))
     return math.sqrt(freedom) * math.tan(np.interp(0.95 * share[-1], share, theta))
@@ -304,7 +307,7 @@ def needles_cells(row):
     """The same for needles: queries answered exactly, by number of needles, and where heads look."""
     numbers = {f"N = {i}": exact for i, exact in enumerate(row["exact"], 1)}
     numbers |= {f"on {kind}": share for kind, share in row["looked_at"].items()}
-    cells = {"attention": row["attention"], "learning_rate": f"{row['learning_rate']:g}"}
+    cells = {"attention": row["attention"], "learning rate": f"{row['learning_rate']:g}"}
     return cells | {name: mean_and_sd(number) for name, number in numbers.items()}
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from configurable import PositiveInt, Seed, UsageError, check_ranges, run
 from lab.maps import activations, batch_size, parts, shares
 from plumbing.dataset import mismatch
-from prepare import check_name, whole_folder
+from prepare import atomic_folder, check_name
 
 WORDS = tuple("ash bay brook cloud dew elm fern fog grass hill ice lake leaf mist moss oak rain reed sand sky".split())  # noqa: SIM905
 CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -59,7 +59,7 @@ def needles(
     meta["command"] = shlex.join(["python", "-m", "lab.needles", *(f"--{k}={v}" for k, v in options.items())])
     meta["needles"] = {"n_needles": n_needles, "n_queries": n_queries, "length": length}
     meta["record"] = {"length": length, "scored": answers}
-    with whole_folder(folder, []) as building:
+    with atomic_folder(folder, []) as building:
         for part, n in (("train", n_contexts), ("val", n_val_contexts)):
             draw = random.Random(f"{seed} {part}")
             sizes = (draw.randint(1, n_needles) for _ in range(n))

@@ -21,7 +21,7 @@ EXAMPLE = {"options": {"seed": 0, "dataset": ""}, "tokenizer": {"name": ""}, "mo
 EXAMPLE["config"] = {"attention": ""} | dict.fromkeys(("block_size", "vocab_size", "n_layer", "n_head", "n_embd"), 0)
 
 
-def write_whole(path, write):
+def write_atomic(path, write):
     """Let write(file) fill the file `path`: it is complete or absent, even after a power cut."""
     part = path.with_name(f".{path.name}.part")
     try:
@@ -36,7 +36,7 @@ def write_whole(path, write):
 
 def write_text(path, text):
     """Write a text file, complete or absent, in UTF-8; what UTF-8 cannot say is escaped."""
-    write_whole(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+    write_atomic(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def save(path, checkpoint):
@@ -47,7 +47,7 @@ def save(path, checkpoint):
     content.write(struct.pack("<H", len(CHECKSUM) + 64))
     digest = hashlib.sha256(content.getbuffer()).hexdigest()
     content.write(CHECKSUM + digest.encode())
-    write_whole(path, lambda file: file.write(content.getbuffer()))
+    write_atomic(path, lambda file: file.write(content.getbuffer()))
 
 
 def load(path, device="cpu"):

@@ -39,7 +39,7 @@ class Split:
 
     @property
     def n_windows(self):
-        return (len(self.tokens) - self.block_size - 1) // self.stride + 1
+        return (len(self.tokens) - self.block_size - 1) // self.stride + 1  # y needs a token more
 
     def windows(self, numbers):
         """x and y of the windows with these numbers, each from 0 to n_windows − 1; y is −1 where nothing counts."""
@@ -48,7 +48,7 @@ class Split:
         return windows[:, :-1].contiguous(), self.scored(windows[:, 1:])
 
     def in_order(self, batch_size, limit=None):
-        """Batches x, y: every one of the first `limit` tokens but token 0 is once in y. The rest of y is −1."""
+        """Batches x, y in which tokens 1 to `limit` are once in y, in order; the rest of y is −1."""
         size, end = batch_size * self.block_size, min(len(self.tokens) - 1, limit or len(self.tokens))
         for start in range(0, end, size):
             part = self.gather(np.arange(start, min(start + size, end) + 1))

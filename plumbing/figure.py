@@ -2,7 +2,7 @@
 
 import warnings
 
-from plumbing.checkpoint import write_whole
+from plumbing.checkpoint import write_atomic
 
 
 def new_figure(width, height, rows=1, columns=1, **options):
@@ -22,4 +22,4 @@ def write_figure(path, figure):
     """Write a PNG, whole or not at all. Letters that its font lacks become boxes, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+        write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=110))

@@ -45,11 +45,12 @@ def find_autocast(dtype, device):
 
 
 def device_name(device):
-    """The name of a device as a person knows it: "NVIDIA H100 80GB HBM3", "cpu, 2 threads"."""
+    """The name of a device as a person knows it: "NVIDIA H100 80GB HBM3", "cpu, 2 threads", "2 x cpu, 1 thread"."""
+    each = f"{ranks.count()} x " if ranks.count() > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return each + torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{each}{device.type}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def compiled(net, compile, autocast, example):
@@ -103,8 +104,8 @@ def explain_failures(options):
 def stop_signals():
     """A list to which the first SIGINT, SIGTERM or SIGHUP is added, for a loop to see; a second one acts as usual.
 
-    One of several processes adds them all: torchrun repeats what the terminal has sent already, and half a minute later
-    it kills.
+    Under torchrun every signal is only added: torchrun sends a second one to processes that the terminal has already
+    sent Ctrl-C to, and that must not end them. Half a minute later it kills them.
     """
     seen, before, several = [], {}, ranks.count() > 1
 

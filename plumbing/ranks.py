@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from configurable import UsageError
 
 
-def join(device, gradient_accumulation_steps):
-    """Meet the other ranks, if torchrun started any. Raises UsageError."""
+def connect(device, gradient_accumulation_steps):
+    """Connect to the other ranks, if torchrun started any. Raises UsageError."""
     world_size = os.environ.get("WORLD_SIZE", "1")
     if not world_size.isdecimal() or int(world_size) == 0:
         raise UsageError(
@@ -22,7 +22,7 @@ def join(device, gradient_accumulation_steps):
     if gradient_accumulation_steps % int(world_size):
         raise UsageError(
             f"gradient_accumulation_steps={gradient_accumulation_steps}: {world_size} processes share a step's "
-            f"micro-batches, so it must be a multiple of {world_size}"
+            f"forward passes, so it must be a multiple of {world_size}"
         )
     if world_size == "1":
         return
@@ -35,8 +35,8 @@ def join(device, gradient_accumulation_steps):
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
-def leave():
-    """Wait for all ranks, then disconnect: where one process ends too early, torchrun ends the others."""
+def disconnect():
+    """Wait for all ranks, then disconnect: if one of them exits earlier, torchrun kills the others."""
     if dist.is_initialized():
         largest(0)
         dist.destroy_process_group()

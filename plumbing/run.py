@@ -37,7 +37,7 @@ BEST = {"step": 0, "val_loss": 0.0, "val_bits_per_byte": 0.0}
 
 
 class Run:
-    """One run. From `begin` until it is closed its folder is locked, its metrics are open, its progress is shown.
+    """One run. `begin` locks its folder, opens metrics.jsonl and shows a progress bar; leaving `with` closes all three.
 
     Of several processes rank 0 writes and prints; in the others the same calls do nothing.
     """
@@ -79,7 +79,7 @@ class Run:
         total, hidden = self.options["max_iters"], not self.writes or not sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=step, desc=self.folder.name, unit="step", disable=hidden)
         self.open.enter_context(self.bar)
-        self.saved = step or None  # the step of the last checkpoint
+        self.saved = step if resumes else None  # the step of the last checkpoint
         self.first, self.began, self.seconds_before = step, time.perf_counter(), seconds
         return step, best
 
@@ -114,7 +114,7 @@ class Run:
         """Fill gpt and optimizer from ckpt.pt, and return it. Raises UsageError if it is of another run."""
         path = self.folder / "ckpt.pt"
         old = load(path, gpt.device)
-        best = old.get("best", "")  # none before the first evaluation
+        best = old.get("best", "")  # None before the first evaluation; "" is refused
         if wrong := mismatch(old, RESUMABLE, "it") or (best is not None and mismatch(best, BEST, "best")):
             raise UsageError(f"cannot resume {self.folder}: {wrong}")
         names = ("block_size", *WEIGHTS_DEPEND_ON, "train.bin", "val.bin")
@@ -143,7 +143,7 @@ class Run:
     def rows_before(self, step):
         """The rows of metrics.jsonl before a step; says how many are missing."""
         rows = [row for row in read_metrics(self.folder / "metrics.jsonl") if row["step"] < step]
-        if missing := step - len({row["step"] for row in rows}):
+        if self.writes and (missing := step - len({row["step"] for row in rows})):
             print(f"{self.folder}/metrics.jsonl lacks {missing} of the {step} steps so far, or cannot be read there")
         return rows
 
@@ -189,8 +189,8 @@ class Run:
         if self.writes:
             print(text, flush=True) if self.bar.disable else self.bar.write(text)
 
-    def draw(self, gpt):
-        """Draw loss.png: the losses of metrics.jsonl against steps."""
+    def plot(self, gpt):
+        """Plot loss.png: the losses of metrics.jsonl against steps."""
         if not self.writes:
             return
         rows, (figure, (axes,)) = read_metrics(self.folder / "metrics.jsonl"), new_figure(7, 4.5)

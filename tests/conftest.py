@@ -117,7 +117,7 @@ def mistake(function, *args, **options):
 @pytest.fixture
 def signal_at(monkeypatch):
     """signal_at(step, signum): the process gets that signal while it computes that step's gradient, once."""
-    original, plan = train_py.gradient, {}
+    original, plan = train_py.forward_backward, {}
 
     def gradient(*args):
         plan["step"] -= 1
@@ -127,7 +127,7 @@ def signal_at(monkeypatch):
 
     def at(step, signum=signal.SIGINT):
         plan.update(step=step, signum=signum)
-        monkeypatch.setattr(train_py, "gradient", gradient)
+        monkeypatch.setattr(train_py, "forward_backward", gradient)
 
     return at
 

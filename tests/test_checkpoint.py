@@ -14,7 +14,7 @@ import torch
 from configurable import UsageError
 from conftest import mistake, same, small
 from model import ATTENTION
-from plumbing.checkpoint import load, load_model, save, write_whole
+from plumbing.checkpoint import load, load_model, save, write_atomic
 from prepare import Tokenizer
 
 
@@ -70,14 +70,14 @@ def test_a_checkpoint_that_would_execute_code_does_not(go):
 
 def test_a_file_appears_whole_or_not_at_all():
     path = Path("x")
-    write_whole(path, lambda file: file.write(b"old"))
+    write_atomic(path, lambda file: file.write(b"old"))
 
     def fail(file):
         file.write(b"ne")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_whole(path, fail)
+        write_atomic(path, fail)
     assert path.read_bytes() == b"old" and list(Path().iterdir()) == [path]
 
 

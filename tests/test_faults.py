@@ -84,7 +84,7 @@ def child(folder, options, die_at_line, writer, room):
     run(train, [f"--{name}={value}" for name, value in options.items()])
 
 
-SAVING = {"begin", "start", "resume", "locked", "lock", "save", "write_whole", "write_text", "<lambda>", "draw"}
+SAVING = {"begin", "start", "resume", "locked", "lock", "save", "write_atomic", "write_text", "<lambda>", "draw"}
 
 
 def killer(left):
@@ -312,13 +312,13 @@ def test_a_folder_that_takes_nothing_is_one_line(corpus, tmp_path):
 
 
 def test_a_folder_that_vanishes_is_one_line(corpus, monkeypatch):
-    original = train_py.gradient
+    original = train_py.forward_backward
 
     def vanish(*args):
         shutil.rmtree("run", ignore_errors=True)
         return original(*args)
 
-    monkeypatch.setattr(train_py, "gradient", vanish)
+    monkeypatch.setattr(train_py, "forward_backward", vanish)
     message = mistake(train, GPTConfig(**SHAPE), **SHORT, dataset=str(corpus), out_dir="run")
     assert message.startswith("cannot write run/.ckpt.pt.part: No such file or directory")
 
@@ -639,13 +639,13 @@ def test_data_that_changed_since_the_run_began_are_refused(data):
 
 
 def test_data_deleted_while_training_are_not_missed(data, monkeypatch):
-    original = train_py.gradient
+    original = train_py.forward_backward
 
     def delete(*args):
         shutil.rmtree(data, ignore_errors=True)
         return original(*args)
 
-    monkeypatch.setattr(train_py, "gradient", delete)
+    monkeypatch.setattr(train_py, "forward_backward", delete)
     assert train_on(data, max_iters=6)["val_loss"] > 0
 
 
@@ -878,7 +878,7 @@ def test_closed_streams_stop_nothing(run_of, monkeypatch):
 @pytest.mark.parametrize("where", ["loss", "gradient", "weights"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_none_stops_the_run_and_keeps_the_last_good_save(where, value, corpus, monkeypatch):
-    original, left = train_py.gradient, [6]
+    original, left = train_py.forward_backward, [6]
 
     def poisoned(loss_of, *args):
         left[0] -= 1
@@ -891,7 +891,7 @@ def test_a_number_that_is_none_stops_the_run_and_keeps_the_last_good_save(where,
         return loss * value if left[0] == 0 and where == "loss" else loss
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_py, "gradient", poisoned)
+        patch.setattr(train_py, "forward_backward", poisoned)
         message = mistake(train, GPTConfig(**SHAPE), **SHORT, dataset=str(corpus), out_dir="run")
     if where == "weights" and value == float("inf"):
         assert re.match(r"step \d+: loss", message)  # the loss may stay finite for a while: an unused token's row
@@ -1052,7 +1052,7 @@ def test_no_encoding_is_left_to_the_platform():
 def test_twenty_thousand_steps_take_no_more_memory_files_or_time_than_a_thousand(corpus, monkeypatch):
     import resource
 
-    original, seen = train_py.gradient, []
+    original, seen = train_py.forward_backward, []
 
     def watched(*args):
         if (step := watched.calls) % 1000 == 0:
@@ -1063,7 +1063,7 @@ def test_twenty_thousand_steps_take_no_more_memory_files_or_time_than_a_thousand
         return original(*args)
 
     watched.calls = 0
-    monkeypatch.setattr(train_py, "gradient", watched)
+    monkeypatch.setattr(train_py, "forward_backward", watched)
     options = SHORT | {"max_iters": 20_001, "eval_interval": 500, "checkpoint_interval": 500}
     train(GPTConfig(**SHAPE), **options, dataset=str(corpus), out_dir="run")
     steps, times, handles, megabytes = (np.array(column) for column in zip(*seen[1:], strict=True))

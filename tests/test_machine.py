@@ -20,7 +20,7 @@ def test_out_of_memory_says_what_to_halve(go, monkeypatch):
     def full(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(train_py, "gradient", full)
+    monkeypatch.setattr(train_py, "forward_backward", full)
     message = mistake(go)
     assert (
         "halve batch_size=4 (and double gradient_accumulation_steps=1" in message

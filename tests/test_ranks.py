@@ -63,7 +63,7 @@ def test_a_mistake_of_two_processes_is_explained_once(torchrun):
 
 def test_a_step_that_processes_cannot_share_is_refused(go, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    message = "gradient_accumulation_steps=3: 2 processes share a step's micro-batches, so it must be a multiple of 2"
+    message = "gradient_accumulation_steps=3: 2 processes share a step's forward passes, so it must be a multiple of 2"
     assert mistake(go, gradient_accumulation_steps=3) == message
 
 

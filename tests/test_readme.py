@@ -1,5 +1,6 @@
 """What the README says is so."""
 
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ from lab.analyze import analyze
 from lab.bench import bench
 from lab.compare import compare
 from lab.needles import needles
+from lab.show import THE_FOUR
 from prepare import prepare
 from sample import sample
 from train import train, watched
@@ -70,3 +72,15 @@ def test_its_file_table_is_complete():
     linked = set(re.findall(r"\]\(((?:plumbing|config|ideas)/\w+\.\w+)\)", README))
     assert {p for p in tracked if re.fullmatch(r"plumbing/[a-z]+\.py|ideas/[a-z]+\.py", p)} <= linked
     assert all(f"`{p.name}`" in README for p in (ROOT / "config").glob("*.toml"))
+
+
+def test_its_shares_of_parameters_are_those_of_the_presets():
+    tiny = dict(re.findall(r"`(\w+)\.toml` ([\d.]+) %", README))
+    assert tiny.keys() == {"needles", "smoke"}
+    for path in (ROOT / "config").glob("*.toml"):
+        (shape,), _ = parse(train, [str(path)])
+        n = {a: model.GPT(dataclasses.replace(shape, attention=a)).n_params() for a in THE_FOUR}
+        for name in THE_FOUR:
+            assert 100 * (n[name] / n["vanilla"] - 1) < float(tiny.get(path.stem, 0.1)) + 0.005, (path.stem, name)
+        if path.stem in tiny:
+            assert 100 * (n["differential"] / n["vanilla"] - 1) == pytest.approx(float(tiny[path.stem]), abs=0.005)

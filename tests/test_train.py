@@ -163,7 +163,7 @@ def test_logged_rates_are_the_schedule_and_gradients_are_clipped(go):
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_nan_stops_before_the_update(go, monkeypatch, where):
-    original = train_py.gradient
+    original = train_py.forward_backward
 
     def poisoned(loss_of, *args):
         loss = original(loss_of, *args)
@@ -176,7 +176,7 @@ def test_nan_stops_before_the_update(go, monkeypatch, where):
         return loss
 
     calls = []
-    monkeypatch.setattr(train_py, "gradient", poisoned)
+    monkeypatch.setattr(train_py, "forward_backward", poisoned)
     message = mistake(go)
     assert message.endswith("out/run/ckpt.pt is the last good save, of step 4")
     assert message.startswith("step 4: loss ") and "at learning rate 0.0005: stopped before the update" in message
