@@ -381,7 +381,7 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters()) - (0 if embedding else self.embedding.weight.numel())
 
     def flops_per_token(self, T=None):
-        """(forward, backward) FLOPs of matrix products per token; in windows of T a query sees (T+1)/2 keys on average."""
+        """(forward, backward) FLOPs of all matrix products per token; a query sees (T+1)/2 of T keys on average."""
         T = T or self.config.block_size
         weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear | nn.Embedding))
         forward = 2 * weights + sum(block.attention.flops((T + 1) / 2) for block in self.blocks)

@@ -182,7 +182,8 @@ def results(name):
 
 def drifted():
     """[(page, text)] for every text with numbers that a page should have, as computed now, and has not."""
-    pages = {page.name: " ".join(page.read_text(encoding="utf-8").split()) for page in DOCS.glob("*.md")}
+    paths = {path.name: path for path in DOCS.glob("*.md")} | {"the README": DOCS.parent / "README.md"}
+    pages = {name: " ".join(path.read_text(encoding="utf-8").split()) for name, path in paths.items()}
     return [(page, text) for page, text in numbers() if text not in pages[page]]
 
 
@@ -198,7 +199,7 @@ def value(text):
 
 def numbers():
     """(page, text): what the pages say of docs/results, computed from there again."""
-    for some in (of_losses, of_maps, of_interventions, of_lambda, of_speed, of_mistakes):
+    for some in (of_losses, of_first_weights, of_maps, of_interventions, of_lambda, of_speed, of_mistakes):
         yield from some()
 
 
@@ -233,6 +234,20 @@ def of_losses():
     yield "08-measured.md", f"vanilla's {exact['vanilla']} into {small}"
     for name in THE_FOUR:
         yield "results.md", exact[name]
+
+
+def of_first_weights():
+    """The README's table, and the losses before and after first weights were drawn by name."""
+    before, after = results("shakespeare")["table"], results("first-weights")["table"]
+    for old, new in zip(before, after, strict=True):
+        cells = [f"{row['val_loss']['mean']:.4f} ± {row['val_loss']['sd']:.4f}" for row in (old, new)]
+        yield "results.md", f"| {new['attention']} | {cells[0]} ("
+        yield "results.md", f") | {cells[1]} ("
+        text = f"| {new['attention']} | {new['val_loss']['mean']:.3f} ± {new['val_loss']['sd']:.3f} |"
+        if of := new.get("difference"):
+            yield "results.md", f") | {signed(of['mean'], 4)} ± {of['half']:.4f} |"
+            text += f" {signed(of['mean'], 3)} ± {of['half']:.3f}"
+        yield "the README", text
 
 
 @functools.cache

@@ -209,7 +209,7 @@ def test_a_run_killed_at_any_line_that_saves_is_the_run_never_killed(part, corpu
 
 @unix
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-@pytest.mark.parametrize("where", ["gradient", "evaluate", "save", "compiled"])
+@pytest.mark.parametrize("where", ["forward_backward", "evaluate", "save", "compiled"])
 def test_a_signal_anywhere_saves_and_says_how_to_go_on(where, signum, code, corpus, whole_runs, monkeypatch, capsys):
     place = plumbing.run if where == "save" else train_py
     original, left = getattr(place, where), [2 if where != "compiled" else 1]
@@ -231,7 +231,7 @@ def test_a_signal_anywhere_saves_and_says_how_to_go_on(where, signum, code, corp
 
 
 @unix
-@pytest.mark.parametrize("where", ["gradient", "evaluate", "torch.save", "os.replace"])
+@pytest.mark.parametrize("where", ["forward_backward", "evaluate", "torch.save", "os.replace"])
 def test_a_second_ctrl_c_stops_at_once_without_harm(where, corpus, whole_runs, monkeypatch):
     place, _, name = where.rpartition(".")
     place = {"": train_py, "torch": torch, "os": os}[place]
@@ -974,7 +974,7 @@ def test_a_second_run_in_one_folder_is_refused_and_a_crash_leaves_no_lock(corpus
 
 
 def test_a_run_gives_its_folder_back(corpus):
-    for end in ("gradient", None):
+    for end in ("forward_backward", None):
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ZeroDivisionError):
             if end:
                 patch.setattr(train_py, end, lambda *args: 1 / 0)
