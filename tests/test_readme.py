@@ -69,8 +69,8 @@ def test_its_file_table_is_complete():
     tracked = listing.stdout.split()
     tops = {name.partition("/")[0] + "/" * ("/" in name) for name in tracked} - {"README.md", "LICENSE", ".gitignore"}
     assert {name.replace(".ci/run", ".ci/") for name in listed} == tops
-    linked = set(re.findall(r"\]\(((?:plumbing|config|ideas)/\w+\.\w+)\)", README))
-    assert {p for p in tracked if re.fullmatch(r"plumbing/[a-z]+\.py|ideas/[a-z]+\.py", p)} <= linked
+    linked = set(re.findall(r"\]\(((?:plumbing|config|ideas|lab)/\w+\.\w+)\)", README))
+    assert {p for p in tracked if re.fullmatch(r"(plumbing|ideas|lab)/[a-z]+\.py", p)} <= linked
     assert all(f"`{p.name}`" in README for p in (ROOT / "config").glob("*.toml"))
 
 
