@@ -248,6 +248,12 @@ CAUGHT_BY = {
 }
 
 
+def test_every_mistake_is_in_the_chapter_s_table_and_figure():
+    page = (ROOT / "docs/06-wrong.md").read_text(encoding="utf-8")
+    assert MISTAKES.keys() == figures.MISTAKES.keys() == CAUGHT_BY.keys()
+    assert all(f"`{name}`" in page for name in MISTAKES)
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_caught_by_the_test_that_the_chapter_names(name, monkeypatch):
     test, right = getattr(test_model, CAUGHT_BY[name]), figures.MISTAKES[name]

@@ -527,6 +527,7 @@ def test_lines_that_are_no_metrics_cost_no_others(place, run_of, corpus, capsys)
         Path("run/metrics.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
         train(GPTConfig("differential", **SHAPE), **options)
         assert [row["step"] for row in read_metrics("run/metrics.jsonl")] == list(range(14))
+    assert "lacks" not in capsys.readouterr().out
     analyze("run", text="hello")
     shutil.copytree(run_of, "run", dirs_exist_ok=True)
     Path("run/metrics.jsonl").unlink()

@@ -74,3 +74,13 @@ def test_one_of_several_processes_lists_every_signal(monkeypatch, capfd):
             os.kill(os.getpid(), signal.SIGINT)
     assert seen == [signal.SIGINT, signal.SIGINT]
     assert capfd.readouterr().err == "\nstopping after this step\n"
+
+
+@pytest.mark.parametrize(("n", "ranks_of"), [(6, 3), (7, 3), (2, 2)])
+def test_ranks_share_the_rows_of_a_batch(n, ranks_of, monkeypatch):
+    monkeypatch.setattr(ranks, "count", lambda: ranks_of)
+    parts = []
+    for i in range(ranks_of):
+        monkeypatch.setattr(ranks, "rank", lambda i=i: i)
+        parts.append(ranks.share(list(range(n))))
+    assert sum(parts, []) == list(range(n)) and max(map(len, parts)) - min(map(len, parts)) <= 1
