@@ -83,4 +83,5 @@ def test_ranks_share_the_rows_of_a_batch(n, ranks_of, monkeypatch):
     for i in range(ranks_of):
         monkeypatch.setattr(ranks, "rank", lambda i=i: i)
         parts.append(ranks.share(list(range(n))))
-    assert sum(parts, []) == list(range(n)) and max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert [row for part in parts for row in part] == list(range(n))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
