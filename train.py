@@ -37,7 +37,7 @@ def train(
     dataset: str = "stdlib",  # folder under data/ that prepare.py made; stdlib, Python's own source, is made if missing
     batch_size: PositiveInt = 12,  # windows (of block_size tokens) per forward pass
     gradient_accumulation_steps: PositiveInt = 1,  # forward passes per step; torchrun's processes share them
-    max_iters: NonNegativeInt = 2000,  # training steps
+    max_iters: NonNegativeInt = 2000,  # training steps; to try something quickly, also give --eval_tokens=1000
     warmup_iters: NonNegativeInt = 100,  # steps of linear warm-up of the learning rate
     lr_decay_iters: NonNegativeInt | None = None,  # step at which the learning rate reaches min_lr; none: max_iters
     learning_rate: NonNegativeFloat = 1e-3,  # highest learning rate, reached after the warm-up
