@@ -45,5 +45,5 @@ look analysis-needles-seeds $(checkpoints needles 0.002 1 2 3) --tokens=16384
 keep analysis-needles-seeds analysis.json
 
 python -m lab.compare docs/mistakes.toml --jobs=2 # the mistakes of chapter 6
-keep mistakes results.json loss.png
+keep mistakes results.json
 python -m docs.figures

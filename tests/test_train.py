@@ -1,5 +1,6 @@
 """A run is a function of its options and its seed, and says honestly what went wrong."""
 
+import dataclasses
 import itertools
 import math
 import subprocess
@@ -242,6 +243,15 @@ def test_bare_train_prepares_the_standard_library_and_says_what_it_picks():
     assert lines[0].startswith("no preset named: taking ") and lines[0].endswith(("cpu.toml", "gpu.toml"))
     assert lines[1].startswith("data/stdlib: ") and lines[-1].endswith("Sample it: python sample.py out/stdlib-vanilla")
     assert Path("out/stdlib-vanilla/best.pt").exists() and done.stderr == ""
+
+
+def test_the_smoke_preset_trains_evaluates_and_saves(corpus):
+    (config,), options = parse(train, [str(ROOT / "config/smoke.toml"), f"--dataset={corpus}", "--out_dir=out/smoke"])
+    for name in THE_FOUR:
+        assert train(dataclasses.replace(config, attention=name), **options, overwrite=True)["val_loss"] < 5
+        rows = metrics("smoke")
+        assert [row["step"] for row in rows if "val_loss" in row] == [0, 25, 50] and len(rows) == 51
+        assert load("out/smoke/ckpt.pt")["step"] == 50
 
 
 @pytest.mark.slow
