@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import warnings
 
 import torch
@@ -102,24 +103,21 @@ def explain_failures(options):
 
 @contextlib.contextmanager
 def stop_signals():
-    """A list to which the first SIGINT, SIGTERM or SIGHUP is added, for a loop to see; a second one acts as usual.
+    """A list to which every SIGINT, SIGTERM and SIGHUP is added, for a loop to see; a second SIGINT interrupts at once.
 
-    Under torchrun every signal is only added: torchrun sends a second one to processes that the terminal has already
-    sent Ctrl-C to, and that must not end them. Half a minute later it kills them.
+    A closed terminal may send several SIGHUP, and none of them ends the process. Nor does a second SIGINT under
+    torchrun, which repeats what the terminal has sent already; half a minute later it kills.
     """
     seen, before, several = [], {}, ranks.count() > 1
 
     def note(signum, frame):
-        if not seen and ranks.rank() == 0:
-            hint = b"" if several else b"; once more stops at once, without saving"
-            os.write(2, b"\nstopping after this step" + hint + b"\n")
         seen.append(signum)
-        if not several:
-            restore()
-
-    def restore():
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        if len(seen) == 1 and ranks.rank() == 0:
+            hint = "" if several else "; Ctrl-C stops at once, without saving"
+            with contextlib.suppress(OSError):  # a closed terminal
+                os.write(2, f"\nstopping after this step{hint}\n".encode())
+        if signal.SIGINT in before and not several:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     with contextlib.suppress(ValueError):  # outside the main thread there are no signals to take
         for signum in {getattr(signal, name, signal.SIGTERM) for name in ("SIGINT", "SIGTERM", "SIGHUP")}:
@@ -128,4 +126,14 @@ def stop_signals():
     try:
         yield seen
     finally:
-        restore()
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def print_if_possible(text, write=print):
+    """Print a line; where nobody can read it any more (a closed terminal or pipe), this and all later ones are lost."""
+    try:
+        write(text)
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

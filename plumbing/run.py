@@ -28,6 +28,7 @@ from plumbing import ranks
 from plumbing.checkpoint import fill, is_finite, load, save, write_text
 from plumbing.dataset import mismatch
 from plumbing.figure import new_figure, plain, write_figure
+from plumbing.machine import print_if_possible
 
 ROOT = Path(__file__).parent.parent
 FILES = ("ckpt.pt", "best.pt", "metrics.jsonl", "loss.png", "config.toml")
@@ -187,7 +188,7 @@ class Run:
     def say(self, text):
         """Print a line, above the progress bar where there is one."""
         if self.writes:
-            print(text, flush=True) if self.bar.disable else self.bar.write(text)
+            print_if_possible(text, print if self.bar.disable else self.bar.write)
 
     def plot(self, gpt):
         """Plot loss.png: the losses of metrics.jsonl against steps."""

@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +13,7 @@ from torch import nn
 
 import train as train_py
 from configurable import parse
-from conftest import metrics, mistake, same, weights
+from conftest import ROOT, metrics, mistake, same, weights
 from lab.show import THE_FOUR
 from plumbing.checkpoint import load
 from plumbing.machine import stop_signals
@@ -91,3 +95,73 @@ def test_torch_compile_computes_the_same(go):
         plain, fast = go(f"{name}a", attention=name), go(f"{name}b", attention=name, compile=True)
         for a, b in zip(plain, fast, strict=True):
             assert b.get("train_loss", 0) == pytest.approx(a.get("train_loss", 0), rel=1e-4)
+
+
+# ---------------------------------------------------------------------------- terminals that close
+
+unix = pytest.mark.skipif(os.name == "nt", reason="signals and terminals of Unix")
+
+
+@pytest.fixture
+def long_run(corpus):
+    """long_run(stdout, stderr, session): `python train.py` that has taken twenty steps of very many."""
+
+    def long_run(**options):
+        shape = ["--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=8", "--batch_size=2", "--max_iters=10000000"]
+        rest = [
+            f"--dataset={corpus}",
+            "--out_dir=out/run",
+            "--eval_interval=10000000",
+            "--checkpoint_interval=10000000",
+        ]
+        command = [sys.executable, str(ROOT / "train.py"), str(ROOT / "config/smoke.toml"), *shape, *rest]
+        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **options)
+        rows, deadline = Path("out/run/metrics.jsonl"), time.monotonic() + 60
+        while not (rows.exists() and rows.read_bytes().count(b"\n") > 20) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return process
+
+    return long_run
+
+
+def assert_nothing_was_lost():
+    step = load("out/run/ckpt.pt")["step"]
+    assert step > 20 and [row["step"] for row in metrics("run")] == list(range(step))
+
+
+@unix
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_where_nothing_can_be_printed(signum, long_run):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full, the terminal that takes nothing")
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        process = long_run(stdout=full, stderr=full)
+    process.send_signal(signum)
+    assert process.wait(60) == 128 + signum
+    assert_nothing_was_lost()
+
+
+@unix
+def test_a_reader_that_goes_away_stops_no_run(long_run):
+    """python train.py | head -1, and Ctrl-C later."""
+    process = long_run(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process.stdout.close()
+    rows = len(metrics("run"))
+    while len(metrics("run")) < rows + 120 and process.poll() is None:  # it prints every 50 steps
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert_nothing_was_lost()
+
+
+@unix
+def test_a_closed_terminal_stops_and_saves_however_often_it_hangs_up(long_run):
+    ours, theirs = os.openpty()
+    process = long_run(stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    os.close(ours)
+    for _ in range(3):  # as bash, and then the kernel, do
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.001)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    assert_nothing_was_lost()
