@@ -63,7 +63,8 @@ def bench(
     """Measure speed and memory; tables go to the terminal, bench.json and figures to out_dir. Returns the rows."""
     check_ranges(bench, locals())
     device, out = find_device(device), Path(out_dir)
-    presets = presets or (str(ROOT / f"config/{'gpt2' if (cuda := device.type == 'cuda') else 'cpu'}.toml"),)
+    cuda = device.type == "cuda"
+    presets = presets or (str(ROOT / f"config/{'gpt2' if cuda else 'cpu'}.toml"),)
     lengths = sorted(lengths or ((256, 1024, 4096, 8192) if cuda else (64, 256, 1024)))
     modes = modes or (("eager", "compiled") if cuda else ("eager",))
     tokens = lengths[-1] if tokens is None else tokens
@@ -71,8 +72,7 @@ def bench(
     check(parts, attentions, paths, modes, lengths, tokens, device, shapes)
     if "race" in parts and peer is None:
         raise UsageError("parts=race: needs --peer=FOLDER, the folder of a nanoGPT checkout")
-    module = peer and load_peer(peer)
-    plan = Plan(attentions, paths, modes, repetitions, seed, device, find_autocast(dtype, device), module)
+    plan = Plan(attentions, paths, modes, repetitions, seed, device, find_autocast(dtype, device), load_peer(peer))
     origin = {name: value for name, value in provenance().items() if name in ("versions", "commit")}
     report = {"command": sys.argv, "device": device_name(device), "repetitions": repetitions, **origin, "rows": []}
     out.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,9 @@ from train import evaluate
 
 
 def load_peer(folder):
-    """The model.py of a nanoGPT checkout, as a module. Raises UsageError where `folder` is none."""
+    """The model.py of a nanoGPT checkout, as a module; None for None. Raises UsageError where `folder` is another one."""
+    if folder is None:
+        return None
     if not (Path(folder) / "config/train_shakespeare_char.py").is_file():
         raise UsageError(f"peer={folder}: must be the folder of a nanoGPT checkout")
     spec = importlib.util.spec_from_file_location("nanogpt_model", Path(folder) / "model.py")

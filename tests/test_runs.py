@@ -86,7 +86,7 @@ def test_runs_at_the_same_time_share_the_cores(jobs, threads, corpus, monkeypatc
 
 
 def test_runs_cut_off_continue_where_they_were(corpus, monkeypatch):
-    runs, out = two(corpus, max_iters=300, checkpoint_interval=300), Path("out")
+    runs, out = two(corpus, max_iters=1500, checkpoint_interval=1500), Path("out")
     out.mkdir()
     sent = []
 
@@ -97,12 +97,12 @@ def test_runs_cut_off_continue_where_they_were(corpus, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(lab.runs.time, "sleep", terminate_us_midway)
         assert run_all(out, runs, meta(corpus), 2) == ({}, signal.SIGTERM)
-    assert all(5 <= load(out / name / "ckpt.pt")["step"] < 300 for name in runs)
+    assert all(5 <= load(out / name / "ckpt.pt")["step"] < 1500 for name in runs)
     assert not any(is_done(out / name, runs[name], meta(corpus)) for name in runs)
     assert run_all(out, runs, meta(corpus), 2) == ({}, 0)
     assert all(is_done(out / name, runs[name], meta(corpus)) for name in runs)
     assert "step 0: val" not in Path("out/vanilla.log").read_text()  # it did not begin again
-    train(GPTConfig(**SHAPE), **SHORT | {"max_iters": 300}, dataset=str(corpus), seed=2, out_dir="out/other")
+    train(GPTConfig(**SHAPE), **SHORT | {"max_iters": 1500}, dataset=str(corpus), seed=2, out_dir="out/other")
     assert losses(out / "vanilla") == losses(out / "other")
 
 
