@@ -27,7 +27,7 @@ from train import evaluate
 
 
 def load_peer(folder):
-    """The model.py of a nanoGPT checkout, as a module; None for None. Raises UsageError where `folder` is another one."""
+    """The model.py of a nanoGPT checkout, as a module; of None, None. Raises UsageError where it is no checkout."""
     if folder is None:
         return None
     if not (Path(folder) / "config/train_shakespeare_char.py").is_file():
