@@ -30,7 +30,7 @@ class GPTConfig:
     block_size: int = 64  # window length: how many tokens the model can see; at least 1
     vocab_size: int = 256  # rows of the embedding, at least 1; train.py enlarges it to what the dataset needs
     n_layer: int = 4  # number of blocks, at least 1 and at most 10000
-    n_head: int = 4  # softmax maps per layer, at least 1; differential uses two maps per head
+    n_head: int = 4  # softmax maps per layer, at least 1; a head is one map, in differential two
     n_embd: int = 128  # channels, at least 1; a multiple of 2 n_head
     dropout: float = 0.0  # probability of dropping an embedding, attention weight or block output; less than 1
     init_std: float = 0.02  # standard deviation of the first weights, more than 0; narrow models may need more
@@ -38,7 +38,7 @@ class GPTConfig:
     def __post_init__(self):  # so that model.py stands alone; the ranges of other options are in configurable.py
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
-        self.require("n_layer", self.n_layer <= 10_000, "at most 10000")  # a typing error, else
+        self.require("n_layer", self.n_layer <= 10_000, "at most 10000")  # more is a typing error
         self.require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self.require("init_std", 0 < self.init_std < math.inf, "more than 0 and finite")
         near = difflib.get_close_matches(str(self.attention), ATTENTION, 1, cutoff=0.4)
@@ -88,8 +88,8 @@ def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0):
         A = weights(scores(q, k, scale))
         return F.dropout(A, dropout) @ v
 
-    # softmax1's null key is a row of zeros in front of k and v. With one in front of q as well, query i is in row i + 1
-    # and sees the keys up to its own. Zero columns make all widths equal; they change neither scores nor output.
+    # softmax1's null key is a row of zeros in front of k and v. One in front of q, too, keeps the causal mask right:
+    # row i + 1 sees the null key and keys 0 to i. Zero columns make widths equal, and change neither scores nor output.
     null = int(weights is softmax1)
     scale = D**-0.5 if scale is None else scale
     if null or D != E:
@@ -229,7 +229,7 @@ class Differential(Attention):
 
     @property
     def lam(self):
-        """λ, of shape (1,) and not (): so that torch promotes λA₂ to float32 where A₂ is bfloat16."""
+        """λ, of shape (1,): times a bfloat16 map it gives float32; a number of shape () would not."""
         lam1 = (self.lam_q1 * self.lam_k1).sum(-1, keepdim=True).exp()
         lam2 = (self.lam_q2 * self.lam_k2).sum(-1, keepdim=True).exp()
         return lam1 - lam2 + self.lam_init
@@ -300,9 +300,9 @@ class Block(nn.Module):
 
 def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     """Draw a token per row, BV -> B1: among the top_k likeliest, and among the likeliest whose sum reaches top_p."""
-    if temperature < torch.finfo(torch.float32).tiny:  # by which logits cannot be divided
+    if temperature < torch.finfo(torch.float32).tiny:  # too small to divide by
         return logits.argmax(-1, keepdim=True)
-    logits = logits.float() - logits.max(-1, keepdim=True).values.float()  # then they do not overflow either
+    logits = logits.float() - logits.max(-1, keepdim=True).values.float()  # now at most 0: no overflow
     p = (logits / temperature).softmax(-1)
     if top_k is None and top_p is None:
         return torch.multinomial(p, 1, generator=generator)
@@ -319,7 +319,7 @@ class GPT(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.config, seed = config, torch.randint(2**62, ()).item()  # of torch.manual_seed, before mechanisms draw
+        self.config, seed = config, torch.randint(2**62, ()).item()  # drawn first: the same for all mechanisms
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, depth) for depth in range(config.n_layer))

@@ -41,8 +41,8 @@ LONGEST_PIECE = 1 << 22  # bytes after which a piece is cut between any two char
 def prepare(
     *sources: str,  # stdlib, shakespeare, or text files and folders
     tokenizer: str = "bytes",  # bytes, or an encoding of tiktoken: gpt2, cl100k_base, o200k_base ...
-    val_fraction: Annotated[float, "more than 0 and less than 1"] = 0.1,  # part of the text held out to validate on
-    name: str | None = None,  # folder under data/; none: the source's name, and the tokenizer's if it is not bytes
+    val_fraction: Annotated[float, "more than 0 and less than 1"] = 0.1,  # share of the text kept for validation
+    name: str | None = None,  # folder under data/; none: SOURCE, or SOURCE-TOKENIZER if not bytes
 ):
     """Turn text into tokens: data/<name>/train.bin and val.bin, and meta.json, which describes them."""
     check_ranges(prepare, locals())

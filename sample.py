@@ -17,16 +17,16 @@ from prepare import Tokenizer
 def sample(
     checkpoint: str | None = None,  # folder of a run (its best.pt is taken), or a checkpoint file
     *,
-    out_dir: str | None = None,  # the same as CHECKPOINT, as nanoGPT calls it
+    out_dir: str | None = None,  # nanoGPT's name for CHECKPOINT
     prompt: str | None = None,  # text to continue; none: a new line
-    start: str | None = None,  # the same as --prompt, as nanoGPT calls it; FILE:name reads a file
+    start: str | None = None,  # nanoGPT's name for --prompt; FILE:name reads a file
     prompt_file: str | None = None,  # file that holds the text to continue
     num_samples: PositiveInt = 1,  # number of continuations
     max_new_tokens: PositiveInt = 500,  # tokens per continuation
     temperature: NonNegativeFloat = 0.8,  # 0 takes the likeliest token; 1 draws as the model says; more is more random
     top_k: PositiveInt | None = None,  # draw only from the k likeliest tokens; none: from all
-    top_p: Annotated[float, "more than 0 and at most 1"] | None = None,  # only from the likeliest whose sum reaches p
-    seed: Seed = 1337,  # seed of the draws
+    top_p: Annotated[float, "more than 0 and at most 1"] | None = None,  # only from the likeliest that sum to p
+    seed: Seed = 1337,  # seed of the first continuation; the next ones take seed + 1, seed + 2 ...
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu
 ):
     """Print text with which a trained model continues a prompt, as it comes. Returns the texts."""

@@ -36,7 +36,7 @@ def train(
     *,
     dataset: str = "stdlib",  # folder under data/ that prepare.py made; stdlib, Python's own source, is made if missing
     batch_size: PositiveInt = 12,  # windows (of block_size tokens) per forward pass
-    gradient_accumulation_steps: PositiveInt = 1,  # forward passes per step; torchrun's processes share them
+    gradient_accumulation_steps: PositiveInt = 1,  # forward passes per step, shared by torchrun's processes
     max_iters: NonNegativeInt = 2000,  # training steps; to try something quickly, also give --eval_tokens=1000
     warmup_iters: NonNegativeInt = 100,  # steps of linear warm-up of the learning rate
     lr_decay_iters: NonNegativeInt | None = None,  # step at which the learning rate reaches min_lr; none: max_iters
@@ -47,11 +47,11 @@ def train(
     beta2: Annotated[float, "at least 0 and less than 1"] = 0.95,  # AdamW's decay rate of the mean of squared gradients
     grad_clip: PositiveFloat | None = 1.0,  # larger gradient norms are scaled down to this; none: never
     eval_interval: PositiveInt = 250,  # steps between evaluations; also one before the first step and one at the end
-    eval_tokens: PositiveInt | None = None,  # tokens of the validation split to evaluate on; none: all
+    eval_tokens: PositiveInt | None = None,  # evaluate on the first so many validation tokens; none: all
     checkpoint_interval: PositiveInt = 250,  # steps between checkpoints; also one when the run ends or is stopped
     out_dir: str | None = None,  # folder of the run; none: out/<dataset>-<attention>
-    init_from: str = "scratch",  # scratch, resume (continue the run in out_dir), or a checkpoint to start from
-    overwrite: bool = False,  # replace the run that is in out_dir
+    init_from: str = "scratch",  # scratch, resume (continue the run in out_dir), or a run or .pt file to start from
+    overwrite: bool = False,  # delete the run that is in out_dir, and begin anew
     seed: Seed = 1337,  # seed of the first weights, the batches and the dropout
     device: str = "auto",  # cpu, cuda, cuda:1, mps ...; auto: cuda where there is one, else cpu
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",  # number format; on CUDA float32 is TF32 and auto bfloat16
@@ -59,7 +59,7 @@ def train(
     deterministic: bool = False,  # on CUDA use only kernels that give the same numbers every time, which are slower
 ):
     """Train a GPT on a dataset; checkpoints, metrics, options and a figure go to out_dir. Returns how it went."""
-    options = locals().copy()  # all parameters, as long as nothing else has a name
+    options = locals().copy()  # the first line: only the parameters have names yet
     options = {**dataclasses.asdict(options.pop("config")), **options}
     check_options(options)
     device = find_device(device, deterministic)
@@ -157,7 +157,7 @@ def forward_backward(loss_of, net, x, y, batch_size, autocast):
     """
     total, parts = 0.0, list(zip(x.split(batch_size), y.split(batch_size), strict=True))
     for i, (micro_x, micro_y) in enumerate(parts, 1):
-        net.require_backward_grad_sync = i == len(parts)  # read by DistributedDataParallel alone
+        net.require_backward_grad_sync = i == len(parts)  # DistributedDataParallel: exchange gradients now
         with autocast:
             loss = loss_of(micro_x, micro_y) * (len(micro_x) / len(x))
         loss.backward()
@@ -167,11 +167,11 @@ def forward_backward(loss_of, net, x, y, batch_size, autocast):
 
 @torch.no_grad()
 def evaluate(loss_of, gpt, split, batch_size, eval_tokens, autocast):
-    """Mean loss over a split in order, in nats/token: each token but the first is predicted once, from its window."""
+    """Mean loss over a split in order, in nats/token: each token but the first is predicted once, in its window."""
     gpt.eval()
     total, count = 0.0, 0
     for i, (x, y) in enumerate(split.in_order(batch_size, eval_tokens)):
-        n = (y >= 0).sum().item()  # −1 does not count
+        n = (y >= 0).sum().item()  # targets of −1 do not count
         if n and i % ranks.count() == ranks.rank():  # processes take turns
             with autocast:
                 total += loss_of(x.to(gpt.device), y.to(gpt.device)).item() * n

@@ -41,14 +41,14 @@ class Model(NamedTuple):
 def analyze(
     *checkpoints: str,  # runs' folders (their best.pt is read) or checkpoint files
     text: str | None = None,  # text that the heatmaps and the page show; none: the beginning of the validation split
-    text_file: str | None = None,  # file with that text
+    text_file: str | None = None,  # file whose text is shown instead of --text
     dataset: str | None = None,  # folder under data/ whose validation split is read; none: that of the first checkpoint
-    tokens: PositiveInt = 65536,  # tokens of the validation split on which losses are measured
-    windows: PositiveInt = 16,  # windows, spread over those tokens, on which maps and activations are measured
-    layer: int | None = None,  # layer of the large heatmap, from 0; none: the last layer
-    head: int = 0,  # head of the large heatmap, from 0
-    html: bool = False,  # also write page.html, which shows every map of all checkpoints on the text
-    ngram: Annotated[int, "at least 2"] | None = None,  # tokens per n-gram; none: 4 where a token is a byte, else 2
+    tokens: PositiveInt = 65536,  # first tokens of the validation split, on which losses are measured
+    windows: PositiveInt = 16,  # windows on which maps are measured, spread over the first --tokens
+    layer: int | None = None,  # layer that map-NAME.png shows, from 0; none: the last layer
+    head: int = 0,  # head that map-NAME.png shows, from 0
+    html: bool = False,  # also write page.html, which shows every map of all checkpoints on --text
+    ngram: Annotated[int, "at least 2"] | None = None,  # tokens per repeated n-gram; none: 4 of bytes, else 2
     out_dir: str = "out/analysis",  # folder for analysis.json, the figures and the page
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu
 ):

@@ -47,13 +47,13 @@ PEAKS = {  # dense bf16 FLOP/s of data sheets, by a pattern of the device's name
 
 def bench(
     *presets: str,  # TOML files with the shapes to measure; none: config/cpu.toml, on CUDA config/gpt2.toml
-    parts: tuple[str, ...] = PARTS[:4],  # what to measure: step, attention, sampling, prepare, race
+    parts: tuple[str, ...] = PARTS[:4],  # step, attention, sampling, prepare, or race (with --peer)
     attentions: tuple[str, ...] = THE_FOUR,  # mechanisms to measure
-    paths: tuple[str, ...] = ("fused", "explicit"),  # how attention is computed: fused, explicit
+    paths: tuple[str, ...] = ("fused", "explicit"),  # fused (one kernel), explicit (the map is stored)
     modes: tuple[str, ...] | None = None,  # how the model runs: eager, compiled; none: eager, on CUDA both
     lengths: Lengths | None = None,  # window lengths T; none: 64, 256, 1024, on CUDA 256, 1024, 4096, 8192
-    tokens: PositiveInt | None = None,  # tokens per step, the same for every T; none: as many as the longest T
-    repetitions: PositiveInt = 10,  # rounds, in each of which everything is timed once
+    tokens: PositiveInt | None = None,  # tokens per step, a multiple of all --lengths; none: the largest of them
+    repetitions: PositiveInt = 10,  # how often everything is timed, in turns
     peer: str | None = None,  # folder of a nanoGPT checkout to measure beside nanodiff
     seed: Seed = 1337,  # seed of the weights and the tokens
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu

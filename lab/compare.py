@@ -46,8 +46,8 @@ def compare(
     *,
     attentions: tuple[str, ...] = THE_FOUR,  # mechanisms; each is compared with the first
     seeds: Seeds = (1, 2, 3, 4),  # every mechanism is trained once with each seed
-    learning_rates: Rates | None = None,  # rates to try with every mechanism; none: learning_rate
-    equal: Literal["tokens", "time"] = "tokens",  # what all runs have equal; time: max_iters is the first mechanism's
+    learning_rates: Rates | None = None,  # rates to try with every mechanism; none: only --learning_rate
+    equal: Literal["tokens", "time"] = "tokens",  # equal for all runs; time: max_iters is of the first mechanism
     jobs: PositiveInt = 1,  # runs at the same time, which share the cores
     out_dir: str | None = None,  # folder of the runs, results.json and figures; none: out/compare-<dataset>
     **options: train,  # and every option of train.py

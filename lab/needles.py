@@ -34,12 +34,12 @@ LOOKS = ("answer", "other needles", "filler", "query", "row_sum")  # the numbers
 
 def needles(
     *,
-    n_needles: Annotated[int, "at least 1 and at most 50"] = 4,  # a context has 1, 2, ... or so many, equally often
+    n_needles: Annotated[int, "at least 1 and at most 50"] = 4,  # most needles per context; each has from 1 to so many
     n_queries: PositiveInt = 4,  # queries at the end of each context
     length: int = 64,  # characters in each context; a character is a token
     n_contexts: Annotated[int, "at least 2"] = 100000,  # contexts to train on
-    n_val_contexts: Annotated[int, "at least 2"] = 2000,  # contexts to validate on; they have cities of their own
-    seed: Seed = 1,  # seed of all that is drawn
+    n_val_contexts: Annotated[int, "at least 2"] = 2000,  # contexts to validate on, with other cities and numbers
+    seed: Seed = 1,  # seed of the contexts
     name: str = "needles",  # folder under data/
 ):
     """Make the multi-needle task: contexts of filler with needles in it, and queries for some of them at the end.

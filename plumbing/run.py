@@ -96,7 +96,7 @@ class Run:
         out, source = self.folder, self.options["init_from"]
         if not self.writes:
             return  # rank 0 was here before, and DistributedDataParallel sends everyone its weights
-        if not self.options["overwrite"] and any((out / name).exists() for name in FILES):
+        if not self.options["overwrite"] and any((out / name).exists() for name in ("ckpt.pt", "best.pt")):
             raise UsageError(f"{out} holds a run: --init_from=resume continues it, --overwrite=true replaces it")
         if source == "scratch":
             return

@@ -19,7 +19,7 @@ from lab.needles import needles
 from lab.show import THE_FOUR
 from prepare import prepare
 from sample import sample
-from train import train, watched
+from train import preset, train, watched
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RECORDS = sorted((ROOT / "docs").glob("[a-z]*.md"))  # chapters are for test_docs.py
@@ -84,3 +84,18 @@ def test_its_shares_of_parameters_are_those_of_the_presets():
             assert 100 * (n[name] / n["vanilla"] - 1) < float(tiny.get(path.stem, 0.1)) + 0.005, (path.stem, name)
         if path.stem in tiny:
             assert 100 * (n["differential"] / n["vanilla"] - 1) == pytest.approx(float(tiny[path.stem]), abs=0.005)
+
+
+def test_no_two_of_its_commands_train_into_one_folder(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    folders = []
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
+        for program, words in re.findall(
+            r"(?:&& python|^python|nproc_per_node=\d) (train\.py|-m lab\.compare)(.*)$", block, re.M
+        ):
+            function = train if program == "train.py" else compare
+            args, options = parse(function, shlex.split(words, comments=True), preset)
+            attention = args[0].attention if args else ""
+            dataset = options.get("dataset", "stdlib")
+            folders.append(options.get("out_dir") or f"{function.__name__} {dataset} {attention}")
+    assert len(folders) >= 5 and len({*folders}) == len(folders), folders

@@ -142,3 +142,10 @@ def test_progress_is_printed_where_there_is_no_terminal(go, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
     assert [line.split(":")[0] for line in lines] == ["step 50", "step 100"]
     assert "tokens/s" in lines[0] and "loss " in lines[0]
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_with_the_same_command(go):
+    first = go()
+    for name in ("ckpt.pt", "best.pt", "loss.png"):
+        Path("out/run", name).unlink()
+    assert go() == first

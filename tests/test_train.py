@@ -246,9 +246,9 @@ def test_bare_train_prepares_the_standard_library_and_says_what_it_picks():
 
 
 def test_the_smoke_preset_trains_evaluates_and_saves(corpus):
-    (config,), options = parse(train, [str(ROOT / "config/smoke.toml"), f"--dataset={corpus}", "--out_dir=out/smoke"])
+    (config,), options = parse(train, [str(ROOT / "config/smoke.toml"), f"--dataset={corpus}"])
     for name in THE_FOUR:
-        assert train(dataclasses.replace(config, attention=name), **options, overwrite=True)["val_loss"] < 5
+        assert train(dataclasses.replace(config, attention=name), **options)["val_loss"] < 5
         rows = metrics("smoke")
         assert [row["step"] for row in rows if "val_loss" in row] == [0, 25, 50] and len(rows) == 51
         assert load("out/smoke/ckpt.pt")["step"] == 50
