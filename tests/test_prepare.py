@@ -352,3 +352,14 @@ def test_the_dataset_of_an_encoding_carries_it(tiny):
 
 def test_the_command_line_takes_sources_and_options():
     assert parse(prepare, ["a.txt", "b/", "--tokenizer=gpt2"]) == (["a.txt", "b/"], {"tokenizer": "gpt2"})
+
+
+def test_bytes_that_are_no_characters_are_cut_where_a_piece_is_longest(monkeypatch, tiny):
+    monkeypatch.setattr(prepare_py, "PIECE", 8)
+    monkeypatch.setattr(prepare_py, "LONGEST_PIECE", 32)
+    text = b"a" + b"\x80" * 100
+    Path("odd.txt").write_bytes(text)
+    coder = Tokenizer.named("gpt2")
+    assert b"".join(piece for _, piece in pieces([(Path("odd.txt"), 0, len(text))], coder)) == text
+    with pytest.raises(UsageError, match="odd.txt is not UTF-8"):
+        prepare("odd.txt", tokenizer="gpt2")
