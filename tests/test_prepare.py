@@ -361,5 +361,5 @@ def test_bytes_that_are_no_characters_are_cut_where_a_piece_is_longest(monkeypat
     Path("odd.txt").write_bytes(text)
     coder = Tokenizer.named("gpt2")
     assert b"".join(piece for _, piece in pieces([(Path("odd.txt"), 0, len(text))], coder)) == text
-    with pytest.raises(UsageError, match="odd.txt is not UTF-8"):
+    with pytest.raises(UsageError, match=r"odd\.txt is not UTF-8"):
         prepare("odd.txt", tokenizer="gpt2")
