@@ -292,7 +292,7 @@ def test_needles_are_counted_over_seeds(capsys):
 )
 def test_mistakes_are_explained(options, message, corpus):
     options = {name: str(corpus) if value == "CORPUS" else value for name, value in options.items()}
-    assert mistake(**options).removesuffix("; none: learning_rate") == message
+    assert mistake(**options).removesuffix("; none: only --learning_rate") == message
     assert not list(Path().rglob("ckpt.pt"))  # nothing was trained before the mistake was found
 
 
