@@ -18,7 +18,7 @@ from tiktoken_ext import openai_public
 import prepare
 import train as train_py
 from configurable import UsageError
-from model import ATTENTION, GPTConfig
+from model import ATTENTION, GPT, GPTConfig
 from plumbing.checkpoint import load
 from train import train
 
@@ -148,6 +148,23 @@ def torchrun(corpus):
         )
 
     return torchrun
+
+
+# ---------------------------------------------------------------------------- models with maps
+
+
+def build(attention, **shape):
+    """A model whose weights are large enough for its maps to differ from even ones."""
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(attention, n_layer=2, n_head=4, n_embd=32, block_size=12, **shape)).eval()
+    with torch.no_grad():
+        for block in gpt.blocks:
+            block.attention.qkv.weight *= 30
+    return gpt
+
+
+def text(B=3, T=12):
+    return torch.randint(256, (B, T), generator=torch.Generator().manual_seed(1))
 
 
 # ---------------------------------------------------------------------------- laws

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lab.interventions
+from conftest import build, text
 from lab import maps
 from lab.interventions import (
     DIFFERENTIAL_EDITS,
@@ -22,21 +23,7 @@ from lab.interventions import (
 )
 from lab.maps import activations, losses
 from lab.show import THE_FOUR
-from model import ATTENTION, GPT, Attention, Differential, GPTConfig, softmax, softmax1
-
-
-def build(attention, **shape):
-    """A model whose weights are large enough for its maps to differ from even ones."""
-    torch.manual_seed(0)
-    gpt = GPT(GPTConfig(attention, n_layer=2, n_head=4, n_embd=32, block_size=12, **shape)).eval()
-    with torch.no_grad():
-        for block in gpt.blocks:
-            block.attention.qkv.weight *= 30
-    return gpt
-
-
-def text(B=3, T=12):
-    return torch.randint(256, (B, T), generator=torch.Generator().manual_seed(1))
+from model import ATTENTION, Attention, Differential, softmax, softmax1
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -8,28 +8,15 @@ import statistics
 import pytest
 import torch
 
+from conftest import build, text
 from lab import maps
 from lab.maps import activations, completes, losses, of_heads, outliers
 from lab.show import THE_FOUR
-from model import ATTENTION, GPT, GPTConfig
+from model import ATTENTION
 from plumbing.dataset import Split
 from train import evaluate
 
 SIGNED = torch.tensor([[[[0.5, 0.0, 0.0], [0.75, -0.25, 0.0], [-0.5, 0.0, 1.5]]]])  # BHTT, a map with negative weights
-
-
-def build(attention, **shape):
-    """A model whose weights are large enough for its maps to differ from even ones."""
-    torch.manual_seed(0)
-    gpt = GPT(GPTConfig(attention, n_layer=2, n_head=4, n_embd=32, block_size=12, **shape)).eval()
-    with torch.no_grad():
-        for block in gpt.blocks:
-            block.attention.qkv.weight *= 30
-    return gpt
-
-
-def text(B=3, T=12):
-    return torch.randint(256, (B, T), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(
