@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_race import make_nanogpt, make_preset
 
 import lab.bench
 import lab.timing
@@ -14,16 +13,6 @@ from configurable import UsageError
 from lab.bench import PEAKS, Plan, bench, speed_rows
 from lab.show import THE_FOUR
 from model import GPT, GPTConfig
-
-
-@pytest.fixture
-def nanogpt():
-    return make_nanogpt()
-
-
-@pytest.fixture
-def preset():
-    return make_preset()
 
 
 def plan(**options):
