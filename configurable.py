@@ -1,6 +1,6 @@
 """A function's signature as its command line: `run(train)` reads the options, calls train and explains every mistake.
 
-    def train(model: GPTConfig, *, max_iters: NonNegativeInt = 2000, ...):  # the comment beside an option is its --help
+    def train(config: GPTConfig, *, max_iters: NonNegativeInt = 2000, ...):  # the comment is its --help
 
 Parameters behind the `*` are options, `--name=value` or `--name value`. A parameter annotated with a dataclass lends
 its fields as options, and `**options: train` lends all options of the function train. Parameters before the `*`, and
@@ -48,6 +48,14 @@ def one_of(name, value, allowed):
         raise UsageError(f"{name}={value}: must be one of {', '.join(allowed)}{nearest(value, allowed)}")
 
 
+def only_one(**options):
+    """The value that is given of several options that mean the same, or None. Raises UsageError for two."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are given: give only one of them")
+    return next(iter(given.values()), None)
+
+
 def run(function, argv=None, preset=None, program=None, hints=None):
     """Call `function` as the command line `argv` says; return what it returns. A UsageError is one line and exit 2.
 
@@ -63,7 +71,7 @@ def run(function, argv=None, preset=None, program=None, hints=None):
         if hasattr(getattr(sys, stream), "reconfigure"):
             getattr(sys, stream).reconfigure(errors="backslashreplace")  # an old terminal's encoding stops no run
     try:
-        if "--help" in argv or argv[:1] == ["-h"]:
+        if {"-h", "--help"} & {*argv}:
             return print(usage(function, program, preset))
         args, kwargs = parse(function, argv, preset, hints)
         return function(*args, **kwargs)
@@ -203,11 +211,10 @@ def range_of(annotation):
     return next((part.__metadata__[0] for part in parts if typing.get_origin(part) is Annotated), "")
 
 
-def is_in(value, range):
+def is_in(value, words):
     """Whether a number is in a range in words, such as "at least 0 and less than 1" or "more than 0 and finite"."""
-    bounds = re.findall(r"(at least|more than|at most|less than) (\S+)", range.replace("finite", "less than inf"))
-    number = {"2^63": 2**63, "inf": float("inf")}
-    return all(COMPARISONS[words](value, number.get(bound) or float(bound)) for words, bound in bounds)
+    bounds = re.findall(r"(at least|more than|at most|less than) (\S+)", words.replace("finite", "less than inf"))
+    return all(COMPARISONS[how](value, 2**63 if bound == "2^63" else float(bound)) for how, bound in bounds)
 
 
 def check_ranges(function, values):

@@ -158,6 +158,14 @@ def find_files(sources):
     return [*once.values()], names[0]
 
 
+def read_bytes(path):
+    """The content of a file. Raises UsageError."""
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
+
+
 def is_text(path):
     """Whether a file is text, by git's rule: it is not empty, and has no NUL byte near its beginning."""
     try:

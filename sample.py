@@ -2,16 +2,15 @@
 
 import sys
 from itertools import chain
-from pathlib import Path
 from typing import Annotated
 
 import torch
 
 import ideas  # noqa: F401  so that a checkpoint of theirs can be loaded
-from configurable import NonNegativeFloat, PositiveInt, Seed, UsageError, check_ranges, run
+from configurable import NonNegativeFloat, PositiveInt, Seed, check_ranges, only_one, run
 from plumbing.checkpoint import load_model, no_checkpoint_given
 from plumbing.machine import find_device
-from prepare import Tokenizer
+from prepare import Tokenizer, read_bytes
 
 
 def sample(
@@ -53,25 +52,12 @@ def sample(
     return texts
 
 
-def only_one(**options):
-    """The value that is given of several options that mean the same, or None. Raises UsageError for two."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} are given: give only one of them")
-    return next(iter(given.values()), None)
-
-
 def read_prompt(prompt, start, prompt_file):
     """The text, or the bytes of a file, to continue; None where none is given. Raises UsageError."""
     if start is not None and start.startswith("FILE:"):
         prompt_file, start = only_one(start=start[5:], prompt_file=prompt_file), None
     given = only_one(prompt=prompt, start=start, prompt_file=prompt_file)
-    if prompt_file is None:
-        return given
-    try:
-        return Path(prompt_file).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {prompt_file}: {getattr(error, 'strerror', error)}") from None
+    return given if prompt_file is None else read_bytes(prompt_file)
 
 
 def printable(text):

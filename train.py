@@ -26,7 +26,15 @@ from configurable import NonNegativeFloat, NonNegativeInt, PositiveFloat, Positi
 from model import GPT, GPTConfig
 from plumbing import ranks
 from plumbing.dataset import load_dataset
-from plumbing.machine import compiled, device_name, explain_failures, find_autocast, find_device, stop_signals
+from plumbing.machine import (
+    compiled,
+    device_name,
+    explain_failures,
+    find_autocast,
+    find_device,
+    stop_signals,
+    use_deterministic_kernels,
+)
 from plumbing.nanogpt import OPTIONS_OF_NANOGPT
 from plumbing.run import Run
 
@@ -62,7 +70,9 @@ def train(
     options = locals().copy()  # the first line: only the parameters have names yet
     options = {**dataclasses.asdict(options.pop("config")), **options}
     check_options(options)
-    device = find_device(device, deterministic)
+    device = find_device(device)
+    if deterministic:
+        use_deterministic_kernels()
     autocast = find_autocast(dtype, device)
     ranks.connect(device, gradient_accumulation_steps)
     with ranks.rank_0_first():

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from configurable import PositiveInt, UsageError, check_ranges, comments, run
+from configurable import PositiveInt, UsageError, check_ranges, comments, only_one, run
 from lab import maps, pictures
 from lab.interventions import KEY as OF_INTERVENTIONS
 from lab.interventions import interventions, visible_logits
@@ -27,7 +27,7 @@ from plumbing.checkpoint import load_model, no_checkpoint_given, write_text
 from plumbing.dataset import Split, check_record, load_dataset
 from plumbing.machine import device_name, find_device
 from plumbing.run import provenance, read_metrics
-from prepare import Tokenizer
+from prepare import Tokenizer, read_bytes
 from train import watched
 
 
@@ -129,15 +129,9 @@ def block_size(models):
 
 def read_text(text, text_file, tokenizer, models):
     """The ids of a text to look at, T int64, or None where there is none. Raises UsageError."""
-    if text is not None and text_file is not None:
-        raise UsageError("give a text or a text_file, not both")
-    if text_file is not None:
-        try:
-            text = Path(text_file).read_bytes()
-        except (OSError, ValueError) as error:
-            raise UsageError(f"cannot read text_file={text_file}: {getattr(error, 'strerror', error)}") from None
-    if text is None:
+    if only_one(text=text, text_file=text_file) is None:
         return None
+    text = text if text_file is None else read_bytes(text_file)
     ids = torch.from_numpy(tokenizer.encode(text, text_file or "the text").astype(np.int64))
     if len(ids) < 2:
         raise UsageError(f"the text has {len(ids)} token{'s' * (len(ids) != 1)}: 2 is the least")

@@ -13,14 +13,14 @@ from configurable import UsageError
 from plumbing import ranks
 
 
-def find_device(name, deterministic=False):
-    """The torch.device of that name, tried out; "auto" is CUDA where there is one, else the CPU. Raises UsageError.
+def use_deterministic_kernels():
+    """From now on take only kernels that give the same numbers every time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(True)
 
-    deterministic: from now on CUDA takes only kernels that give the same numbers every time.
-    """
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-        torch.use_deterministic_algorithms(True)
+
+def find_device(name):
+    """The torch.device of that name, tried out; "auto" is CUDA where there is one, else the CPU. Raises UsageError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

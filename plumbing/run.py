@@ -45,8 +45,8 @@ class Run:
 
     def __init__(self, folder, options, config, data):
         self.folder, self.options = folder, options
-        self.about = {"config": dataclasses.asdict(config), "options": options, "data": data.meta}
-        self.about |= {"tokenizer": data.tokenizer, **provenance(config.attention)}
+        self.metadata = {"config": dataclasses.asdict(config), "options": options, "data": data.meta}
+        self.metadata |= {"tokenizer": data.tokenizer, **provenance(config.attention)}
         self.title = f"{data.name} ({data.meta['tokenizer']}), seed {options['seed']}"
         self.writes = ranks.rank() == 0
         self.open = contextlib.ExitStack()
@@ -132,12 +132,12 @@ class Run:
     def refuse_other(self, what, old, names):
         """Raises UsageError that lists which of `names` differ between the checkpoint `old` and this run."""
 
-        def of(about, name):
+        def of(metadata, name):
             if name.endswith(".bin"):
-                return about["data"][name[:-4]]["sha256"][:12]
-            return {**about["config"], "tokenizer": about["data"]["tokenizer"]}[name]
+                return metadata["data"][name[:-4]]["sha256"][:12]
+            return {**metadata["config"], "tokenizer": metadata["data"]["tokenizer"]}[name]
 
-        pairs = {name: (of(old, name), of(self.about, name)) for name in names}
+        pairs = {name: (of(old, name), of(self.metadata, name)) for name in names}
         if changed := [f"{name} was {was}, is {now}" for name, (was, now) in pairs.items() if was != now]:
             raise UsageError(f"{what}: {'; '.join(changed)}")
 
@@ -171,7 +171,7 @@ class Run:
             raise self.diverged(step, "the update before it left weights that are nan or inf")
         if self.writes:
             state |= {"step": step, "seconds": self.seconds, "model": gpt.state_dict()}
-            save(self.folder / name, {**self.about, **state})
+            save(self.folder / name, {**self.metadata, **state})
         self.saved = step if name == "ckpt.pt" else self.saved
 
     def check_finite(self, step, what, *numbers):

@@ -19,7 +19,7 @@ import model
 import prepare as prepare_py
 from configurable import bind, run
 from conftest import AUTHOR_KNOWS, ROOT, author_knows, broken_laws
-from docs import figures
+from docs import figures, numbers
 from ideas.mistakes import MISTAKES
 from lab.analyze import analyze
 from lab.bench import bench
@@ -215,13 +215,13 @@ RUN_FILES = {"metrics.jsonl", "results.json", "analysis.json", "page.html"}
 
 
 def test_no_number_has_drifted():
-    assert figures.drifted() == []
+    assert numbers.drifted() == []
 
 
 def test_a_number_that_drifts_is_found(monkeypatch, capsys):
-    real = figures.results
-    monkeypatch.setattr(figures, "results", lambda name: json.loads(json.dumps(real(name)).replace("1.7", "1.6")))
-    assert any("1.6585 ± 0.0111" in text for _, text in figures.drifted())
+    real = numbers.results
+    monkeypatch.setattr(numbers, "results", lambda name: json.loads(json.dumps(real(name)).replace("1.7", "1.6")))
+    assert any("1.6585 ± 0.0111" in text for _, text in numbers.drifted())
     with pytest.raises(SystemExit) as ended:
         run(figures.figures, ["--check=true"])
     assert ended.value.code == 2 and "08-measured.md lacks" in capsys.readouterr().err
@@ -250,13 +250,13 @@ CAUGHT_BY = {
 
 def test_every_mistake_is_in_the_chapter_s_table_and_figure():
     page = (ROOT / "docs/06-wrong.md").read_text(encoding="utf-8")
-    assert MISTAKES.keys() == figures.MISTAKES.keys() == CAUGHT_BY.keys()
+    assert MISTAKES.keys() == numbers.MISTAKES.keys() == CAUGHT_BY.keys()
     assert all(f"`{name}`" in page for name in MISTAKES)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_caught_by_the_test_that_the_chapter_names(name, monkeypatch):
-    test, right = getattr(test_model, CAUGHT_BY[name]), figures.MISTAKES[name]
+    test, right = getattr(test_model, CAUGHT_BY[name]), numbers.MISTAKES[name]
     assert f"`{CAUGHT_BY[name]}`" in (ROOT / "docs/06-wrong.md").read_text(encoding="utf-8")
     arguments = {"name": right} if "name" in inspect.signature(test).parameters else {}
     test(**arguments)

@@ -1,0 +1,198 @@
+"""The numbers of the tutorial, the records and the README, computed again from docs/results."""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from configurable import UsageError
+from lab.analyze import summary
+from lab.compare import paired
+from lab.show import THE_FOUR
+
+DOCS = Path(__file__).parent
+MISTAKES = {  # of chapter 6, and what each of them should have been
+    **dict.fromkeys(("halved", "split-late", "scores", "no-norm", "no-scale", "one-based"), "differential"),
+    "zero-token": "softmax1",
+}
+
+
+def results(name):
+    """What a run of docs/results.sh left in docs/results/NAME."""
+    found = sorted((DOCS / "results" / name).glob("*.json"))
+    if not found:
+        raise UsageError(f"nothing in docs/results/{name}: docs/results.sh makes it")
+    return json.loads(found[0].read_text(encoding="utf-8"))
+
+
+def drifted():
+    """[(page, text)] for every text with numbers that a page should have, as computed now, and has not."""
+    paths = {path.name: path for path in DOCS.glob("*.md")} | {"the README": DOCS.parent / "README.md"}
+    pages = {name: " ".join(path.read_text(encoding="utf-8").split()) for name, path in paths.items()}
+    return [(page, text) for page, text in numbers() if text not in pages[page]]
+
+
+def signed(number, digits):
+    """A difference as the pages write it."""
+    return f"{number:+.{digits}f}".replace("-", "−")
+
+
+def value(text):
+    """The number that `signed` wrote."""
+    return float(text.replace("−", "-"))
+
+
+def numbers():
+    """(page, text): what the pages say of docs/results, computed from there again."""
+    for some in (of_losses, of_first_weights, of_maps, of_interventions, of_lambda, of_speed, of_mistakes):
+        yield from some()
+
+
+def of_losses():
+    """Losses of the comparisons, and needles that were found."""
+    runs = {name: results(name)["table"] for name in ("shakespeare", "equal-time", "stdlib", "needles")}
+    for name, rows in runs.items():
+        for row in rows if name != "needles" else ():
+            val, of, time = row["val_loss"], row.get("difference"), row["time_ratio"]
+            loss = f"{val['mean']:.4f} ± {val['sd']:.4f}"
+            difference = f"{signed(of['mean'], 4)} ± {of['half']:.4f}" if of else ""
+            steps = f" {row['steps']} |" if name == "equal-time" else ""
+            yield "results.md", f"| {row['attention']} |{steps} {loss} | {difference}".rstrip()
+            if of:
+                yield "results.md", f"| {difference} | {time['mean']:.2f} ± {time['half']:.2f} |"
+        short = [f"{row['val_loss']['mean']:.3f} ± {row['val_loss']['sd']:.3f}" for row in rows[:1]]
+        short += [f"{signed(row['difference']['mean'], 3)} ± {row['difference']['half']:.3f}" for row in rows[1:]]
+        if name != "needles":
+            yield "08-measured.md", " | ".join(short)
+            for text in short[1:3]:
+                yield "02-without-subtraction.md", text
+    exact = {
+        row["attention"]: " ".join(
+            f"{run['needles']['by_n'][3]['exact']:.2f}"
+            for run in results("needles")["runs"]
+            if run["attention"] == row["attention"]
+        )
+        for row in runs["needles"]
+    }
+    yield "08-measured.md", f"seeds 1 2 3: {exact['vanilla']} → {exact['differential']}"
+    small = " ".join(f"{run['needles']['by_n'][3]['exact']:.2f}" for run in results("needles-small")["runs"])
+    yield "08-measured.md", f"vanilla's {exact['vanilla']} into {small}"
+    for name in THE_FOUR:
+        yield "results.md", exact[name]
+
+
+def of_first_weights():
+    """The README's table, and the losses before and after first weights were drawn by name."""
+    before, after = results("shakespeare")["table"], results("first-weights")["table"]
+    for old, new in zip(before, after, strict=True):
+        cells = [f"{row['val_loss']['mean']:.4f} ± {row['val_loss']['sd']:.4f}" for row in (old, new)]
+        yield "results.md", f"| {new['attention']} | {cells[0]} ("
+        yield "results.md", f") | {cells[1]} ("
+        text = f"| {new['attention']} | {new['val_loss']['mean']:.3f} ± {new['val_loss']['sd']:.3f} |"
+        if of := new.get("difference"):
+            yield "results.md", f") | {signed(of['mean'], 4)} ± {of['half']:.4f} |"
+            text += f" {signed(of['mean'], 3)} ± {of['half']:.3f}"
+        yield "the README", text
+
+
+@functools.cache
+def summaries():
+    """{mechanism: the numbers of each seed's checkpoint}."""
+    groups = {name: [] for name in THE_FOUR}
+    for entry in results("analysis-seeds")["checkpoints"]:
+        groups[entry["attention"]].append(summary(entry))
+    return groups
+
+
+def seeds(name, what, digits):
+    """Mean ± standard deviation over seeds of a number of a mechanism's checkpoints."""
+    values = [row[what] for row in summaries()[name]]
+    mean, sd = np.mean(values), np.std(values, ddof=1)
+    return f"{signed(mean, digits) if what[0] == 'Δ' else f'{mean:.{digits}f}'} ± {sd:.{digits}f}"
+
+
+def row(label, what, digits, names=THE_FOUR):
+    """A row of a table: that number for several mechanisms."""
+    return f"| {label} | {' | '.join(seeds(name, what, digits) for name in names)}"
+
+
+def of_maps():
+    """Where the maps of trained models look, and how large logits and hidden states are."""
+    for label, chapter, what, digits in (
+        ("on the first token", "on the first token", "on_first", 3),
+        ("on itself", "on the token itself", "on_itself", 2),
+        ("on the previous token", "on the one before it", "on_previous", 2),
+        ("effective number of tokens", "effective number of tokens (e to the entropy)", "effective_tokens", 1),
+    ):
+        yield "01-budget.md", row(chapter, what, digits, THE_FOUR[:1]) + " |"
+        yield "results.md", row(label, what, digits)
+    for label, what in (("below 0.001", "at_most_0.001"), ("below 0.00001", "at_most_1e-05")):
+        yield "results.md", row(f"\\|a\\| {label}", what, 2)
+    for kind, label in (("logits", "attention logits, top 1"), ("hidden", "hidden states, top 1")):
+        yield "results.md", row(label, f"{kind} top_1", 1 if kind == "logits" else 0)
+        yield "results.md", row("median", f"{kind} median", 1)
+        yield "results.md", row("kurtosis", f"{kind} kurtosis", 1)
+
+
+def of_interventions():
+    """What the loss becomes without a part of the maps."""
+    yield "results.md", row("4 bits", "Δ loss, logits in 4 bits", 3)
+    yield "results.md", row("weight on the first token by 0", "Δ loss, first token by 0", 3)
+    yield "results.md", row("A by its mean over windows", "Δ loss, A by its mean", 2)
+    yield "results.md", row("the rest", "loss of the rest", 3)
+    yield "01-budget.md", f"is {seeds('vanilla', 'logits top_1', 0)}"
+    yield "02-without-subtraction.md", f"Row sums of {seeds('softmax1', 'row_sum', 2)}"
+    yield "02-without-subtraction.md", f"{seeds('temperature', 'effective_tokens', 1)} effective tokens"
+    for what, digits in (("effective_tokens", 1), ("at_most_0.001", 2), ("at_most_1e-05", 2)):
+        yield "04-near-zero.md", f"| {seeds('differential', what, digits)} | {seeds('vanilla', what, digits)} |"
+    for what in ("negative_share", "negative_mass"):
+        yield "04-near-zero.md", f"| {seeds('differential', what, 2)} | 0 |"
+    for what, digits in (("first token by 0", 3), ("A by its mean", 2)):
+        texts = [seeds(name, f"Δ loss, {what}", digits) for name in ("vanilla", "differential")]
+        yield "04-near-zero.md", f"| {' | '.join(texts)} |"
+    for what in ("negative by 0", "λ by 0", "A₂ by its row's mean", "A₂ by its mean"):
+        yield "04-near-zero.md", f"| | {seeds('differential', f'Δ loss, {what}', 2)} |"
+        yield "results.md", f"| {seeds('differential', f'Δ loss, {what}', 2)} |"
+    for what, digits in (("logits top_1", 1), ("hidden top_1", 0)):
+        both = [seeds(name, what, digits) for name in ("vanilla", "differential")]
+        yield "08-measured.md", f"| {both[0]} → {both[1]} |"
+    both = [seeds(name, "Δ loss, logits in 4 bits", 3) for name in ("vanilla", "differential")]
+    yield "08-measured.md", f"loss {both[0]} → {both[1]}"
+
+
+def of_lambda():
+    """λ of trained models, and how alike their two maps are."""
+    learned = [e for e in results("analysis-seeds")["checkpoints"] if e["attention"] == "differential"]
+    lam = [value for entry in learned for value in entry["learned"]["lam"]["now"]]
+    yield "04-near-zero.md", f"ends anywhere from {signed(min(lam), 2)} to {max(lam):.2f}"
+    yield "09-questions.md", f"It can: {max(lam):.2f} in one of our layers"
+    cosine = [np.mean([head["A1_A2_cosine"] for head in entry["heads"]]) for entry in learned]
+    yield "04-near-zero.md", f"| {np.mean(cosine):.2f} ± {np.std(cosine, ddof=1):.2f} | | |"
+    yield "09-questions.md", f"falls from 1.00 to {np.mean(cosine):.2f}"
+    needles = [e for e in results("analysis-needles-seeds")["checkpoints"] if e["attention"] == "differential"]
+    lam = [signed(entry["learned"]["lam"]["now"][0], 2) for entry in needles]
+    yield "results.md", f"in every seed ({', '.join(lam)})"
+    yield "03-subtraction.md", f"(λ from {max(lam, key=value)} to {min(lam, key=value)},"
+
+
+def of_speed():
+    """Rows that two pages share."""
+    for line in (DOCS / "07-fast.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith(("| softmax1,", "| temperature,", "| differential,", "| vanilla,")):
+            yield "speed.md", line.removesuffix(" |")
+
+
+def of_mistakes():
+    """What each mistake does to the loss."""
+    runs = results("mistakes")["runs"]
+    for name, right in MISTAKES.items():
+        of = paired(runs, name, right)
+        yield "06-wrong.md", f"| {signed(of['mean'], 3)} ± {of['half']:.3f} |"
+    for name, pages in (
+        ("no-norm", ("06-wrong.md", "08-measured.md", "results.md")),
+        ("differential", ("06-wrong.md",)),
+    ):
+        of = paired(runs, name, "vanilla")
+        for page in pages:
+            yield page, f"{signed(of['mean'], 3)} ± {of['half']:.3f}"
