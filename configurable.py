@@ -70,6 +70,9 @@ def run(function, argv=None, preset=None, program=None, hints=None):
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         if hasattr(getattr(sys, stream), "reconfigure"):
             getattr(sys, stream).reconfigure(errors="backslashreplace")  # an old terminal's encoding stops no run
+    if sys.stdout.isatty():
+        write = sys.stdout.write
+        sys.stdout.write = lambda text: write(printable(text))
     try:
         if {"-h", "--help"} & {*argv}:
             return print(usage(function, program, preset))
@@ -83,11 +86,30 @@ def run(function, argv=None, preset=None, program=None, hints=None):
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"{name}: out of memory: {one_line(error) or 'less must be asked for'}\n", end="", file=sys.stderr)
+        sys.exit(2)
 
 
 def one_line(error):
     """The text of an error in one line, without characters that control a terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(error).split()))
+    return printable(" ".join(str(error).split()))
+
+
+def printable(text):
+    """`text` without characters that control a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+NO_MEMORY = re.compile("allocate|out of memory|buffer size|[oO]verflow|too big|too large|allowed dim")
+
+
+def is_out_of_memory(error):
+    """Whether an error of Python, numpy or torch says that memory is too small."""
+    kinds = (RuntimeError, ValueError, OverflowError, TypeError)
+    return isinstance(error, MemoryError) or (isinstance(error, kinds) and bool(NO_MEMORY.search(str(error))))
 
 
 # ---------------------------------------------------------------------------- from words to a call
@@ -321,7 +343,7 @@ def usage(function, program, preset=None):
     options, places = signature(function)
     words = "".join(f" {p.name.upper()}{' ...' if p.repeated else ''}" for p in places)
     files = "" if places and places[-1].repeated else " [FILE.toml ...]"
-    lines, taken = [f"{program}{words}{files} [--name=value ...]", inspect.getdoc(function).split("\n")[0]], {}
+    lines, taken = [f"{program}{words}{files} [--name=value ...]", (inspect.getdoc(function) or "").split("\n")[0]], {}
     if preset:
         read_toml(taken, options, preset({}))
         lines.append(f"Where no FILE.toml is named, {preset({})} is taken: the values below are then in use.")

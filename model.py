@@ -27,7 +27,7 @@ class GPTConfig:
 
     attention: str = "vanilla"  # mechanism: vanilla, softmax1, temperature, differential, or a name that ideas/ adds
     fused: bool = True  # use torch's fused kernel, which never stores a map; false: plain matrix products
-    block_size: int = 64  # window length: how many tokens the model can see; at least 1
+    block_size: int = 64  # window length: how many tokens the model can see; at least 1 and at most 1048576
     vocab_size: int = 256  # rows of the embedding, at least 1; train.py enlarges it to what the dataset needs
     n_layer: int = 4  # number of blocks, at least 1 and at most 10000
     n_head: int = 4  # softmax maps per layer, at least 1; a head is one map, in differential two
@@ -38,7 +38,8 @@ class GPTConfig:
     def __post_init__(self):  # so that model.py stands alone; the ranges of other options are in configurable.py
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
-        self.require("n_layer", self.n_layer <= 10_000, "at most 10000")  # more is a typing error
+        self.require("block_size", self.block_size <= 1 << 20, "at most 1048576")  # more is a typing error
+        self.require("n_layer", self.n_layer <= 10_000, "at most 10000")
         self.require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self.require("init_std", 0 < self.init_std < math.inf, "more than 0 and finite")
         near = difflib.get_close_matches(str(self.attention), ATTENTION, 1, cutoff=0.4)
@@ -308,7 +309,7 @@ def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
         return torch.multinomial(p, 1, generator=generator)
     p, tokens = p.sort(dim=-1, descending=True, stable=True)
     if top_p is not None:
-        p = p.where(p.cumsum(-1) - p < top_p, 0)
+        p = p.where(p.cumsum(-1) - p < max(top_p, 1e-38), 0)  # the first one stays
     if top_k is not None:
         p[:, top_k:] = 0
     return tokens.gather(1, torch.multinomial(p, 1, generator=generator))

@@ -10,14 +10,12 @@ A task with a known signal, needles in a haystack, is made by python -m lab.need
 
 import base64
 import codecs
-import contextlib
 import hashlib
 import http.client
 import json
 import os
 import re
 import shlex
-import shutil
 import sys
 import sysconfig
 import urllib.request
@@ -30,7 +28,8 @@ import numpy as np
 import tiktoken
 from tqdm import tqdm
 
-from configurable import UsageError, check_ranges, nearest, run
+from configurable import UsageError, check_ranges, nearest, one_line, run
+from plumbing.files import at_once, atomic_folder, write_json
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -62,9 +61,10 @@ def prepare(
         "source": " ".join(sources) + (f" (Python {sys.version.split()[0]})" if "stdlib" in sources else ""),
         "command": shlex.join(["python", "prepare.py", *sources, *options]),
     }
-    with atomic_folder(folder, files) as building:
+    check_target(folder, files)
+    with atomic_folder(folder) as building:
         text, size = hashlib.sha256(), sum(path.stat().st_size for path in files)
-        with tqdm(total=size, unit="B", unit_scale=True, desc=folder.name, disable=not sys.stderr.isatty()) as bar:
+        with tqdm(total=size, unit="B", unit_scale=True, desc=folder.name, disable=None) as bar:
             for part, segments in zip(("train", "val"), split(files, val_fraction), strict=True):
                 meta[part] = write(building / f"{part}.bin", segments, coder, meta["dtype"], text, bar)
                 if (n := meta[part]["tokens"]) < 2:
@@ -72,7 +72,7 @@ def prepare(
         meta["sha256"] = text.hexdigest()
         if coder.encoding:
             (building / "tokenizer.json").write_text(json.dumps(coder.freeze()), encoding="utf-8")
-        (building / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        write_json(building / "meta.json", meta)
     print(
         f"{folder}: {meta['train']['tokens']:,} tokens to train on, {meta['val']['tokens']:,} to validate ({tokenizer})"
     )
@@ -87,12 +87,8 @@ def check_name(name):
     return name
 
 
-@contextlib.contextmanager
-def atomic_folder(folder, sources):
-    """A folder to fill. It replaces the dataset `folder` when all has gone well, and is removed when not.
-
-    Raises UsageError where `folder` contains anything but a dataset, or contains one of the files `sources`.
-    """
+def check_target(folder, sources):
+    """Raises UsageError where `folder` contains anything but a dataset, or one of the files `sources`."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if there - {"train.bin", "val.bin", "meta.json", "tokenizer.json"} or (
         folder.exists() and "meta.json" not in there
@@ -100,24 +96,6 @@ def atomic_folder(folder, sources):
         raise UsageError(f"{folder} exists and is not only a dataset: choose another --name")
     if folder.resolve() in (parent for path in sources for parent in path.resolve().parents):
         raise UsageError(f"the text lies in {folder}, which would be replaced: choose another --name")
-    building, old = (folder.with_name(f".{folder.name}.{os.getpid()}{end}") for end in ("", ".old"))
-    building.mkdir(parents=True)
-    try:
-        yield building
-        while True:  # until no other process came in between
-            with contextlib.suppress(FileNotFoundError):
-                folder.rename(old)
-            shutil.rmtree(old, ignore_errors=True)
-            try:
-                building.rename(folder)
-                break
-            except OSError:
-                if not folder.exists():
-                    raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            building.parent.rmdir()  # data/, if it was made for nothing
 
 
 # ---------------------------------------------------------------------------- which text
@@ -133,9 +111,8 @@ def find_files(sources):
         elif source == "shakespeare":
             files.append(path := download_shakespeare())
         elif path.is_dir():
-            visible = (p for p in sorted(path.rglob("*")) if not any(n[0] == "." for n in p.relative_to(path).parts))
-            inside = [p for p in visible if p.is_file()]
-            texts = [p for p in inside if is_text(p)]
+            inside = sorted(files_below(path))
+            texts = [p for p in inside if p.is_file() and is_text(p)]
             if not texts:
                 raise UsageError(f"no text in folder {source} ({len(inside)} files looked at)")
             if len(texts) < len(inside):
@@ -158,18 +135,24 @@ def find_files(sources):
     return [*once.values()], names[0]
 
 
-def read_bytes(path):
-    """The content of a file. Raises UsageError."""
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
+def files_below(folder):
+    """What lies in a folder and in its subfolders, linked ones too, without what is hidden. Raises UsageError."""
+
+    def refuse(error):
+        raise UsageError(f"cannot read {error.filename}: {error.strerror}")
+
+    seen = {folder.resolve()}  # a link may lead back up
+    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        below = {name: Path(where, name).resolve() for name in folders if name[0] != "."}
+        folders[:] = [name for name, path in below.items() if path not in seen]
+        seen |= {*below.values()}
+        yield from (Path(where, name) for name in files if name[0] != ".")
 
 
 def is_text(path):
     """Whether a file is text, by git's rule: it is not empty, and has no NUL byte near its beginning."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=at_once) as file:
             head = file.read(8192)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
@@ -344,13 +327,17 @@ class Tokenizer:
         """The tokenizer from which `freeze` made the dict. Raises UsageError, which names `where`, if it did not."""
         try:
             return cls(None if frozen["name"] == "bytes" else cls.encoding_of(frozen))
-        except Exception as error:  # also what tiktoken's Rust raises
+        except BaseException as error:  # a panic of tiktoken's Rust is no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+                raise
             raise UsageError(f"{where} has a tokenizer that prepare.py did not make ({type(error).__name__})") from None
 
     @staticmethod
     def encoding_of(frozen):
         pairs = (pair.split(":") for pair in frozen["mergeable_ranks"].split(" "))
         ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        if len({*ranks.values()}) < len(ranks) or not {bytes([i]) for i in range(256)} <= ranks.keys():
+            raise ValueError  # tiktoken would panic at a text that it cannot encode
         return tiktoken.Encoding(**{**frozen, "mergeable_ranks": ranks})
 
     def encode(self, text, where="the text"):
@@ -369,6 +356,10 @@ class Tokenizer:
             byte = f"0x{text[error.start]:02x}"
             ways = "convert it (iconv -f latin1 -t utf-8), or take --tokenizer=bytes"
             raise UsageError(f"{where} is not UTF-8 (a byte {byte} is out of place): {ways}") from None
+        except BaseException as error:
+            if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":  # of tiktoken's Rust
+                raise  # the others are about the pattern of a stranger's tokenizer
+            raise UsageError(f"the tokenizer cannot encode {where} ({one_line(error)})") from None
 
     def stream(self, ids):
         """The text of `ids` as they come, in complete characters; U+FFFD for bytes that are no character."""

@@ -1,16 +1,16 @@
 """Text from a checkpoint: `python sample.py out/NAME --prompt="def "`. The checkpoint is all it needs."""
 
-import sys
 from itertools import chain
 from typing import Annotated
 
 import torch
 
 import ideas  # noqa: F401  so that a checkpoint of theirs can be loaded
-from configurable import NonNegativeFloat, PositiveInt, Seed, check_ranges, only_one, run
+from configurable import NonNegativeFloat, PositiveInt, Seed, UsageError, check_ranges, only_one, run
 from plumbing.checkpoint import load_model, no_checkpoint_given
+from plumbing.files import read_bytes
 from plumbing.machine import find_device
-from prepare import Tokenizer, read_bytes
+from prepare import Tokenizer
 
 
 def sample(
@@ -45,9 +45,14 @@ def sample(
         generator = torch.Generator(device).manual_seed(seed + i)
         tokens = gpt.generate(first, max_new_tokens, temperature, top_k, top_p, generator)
         texts.append("")
-        for piece in tokenizer.stream(chain(ids.tolist(), (token.item() for token in tokens))):
-            texts[-1] += piece
-            print(printable(piece) if sys.stdout.isatty() else piece, end="", flush=True)
+        try:
+            for piece in tokenizer.stream(chain(ids.tolist(), (token.item() for token in tokens))):
+                texts[-1] += piece
+                print(piece, end="", flush=True)
+        except RuntimeError as error:
+            if "nan" not in str(error):
+                raise
+            raise UsageError(f"{path} has weights so large that its logits are nan or inf: its run diverged") from None
         print("\n---------------" if i + 1 < num_samples else "")
     return texts
 
@@ -58,11 +63,6 @@ def read_prompt(prompt, start, prompt_file):
         prompt_file, start = only_one(start=start[5:], prompt_file=prompt_file), None
     given = only_one(prompt=prompt, start=start, prompt_file=prompt_file)
     return given if prompt_file is None else read_bytes(prompt_file)
-
-
-def printable(text):
-    """`text` without characters that control a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from plumbing.machine import (
     use_deterministic_kernels,
 )
 from plumbing.nanogpt import OPTIONS_OF_NANOGPT
-from plumbing.run import Run
+from plumbing.run import ROOT, Run
 
 
 def train(
@@ -236,7 +236,7 @@ def preset(values):
     """The preset for the device that the options `values` name or, for auto, for the device found."""
     device = values.get("device", "auto")
     name = "cpu" if device == "cpu" or (device == "auto" and not torch.cuda.is_available()) else "gpu"
-    return os.path.relpath(Path(__file__).parent / "config" / f"{name}.toml")
+    return os.path.relpath(ROOT / "config" / f"{name}.toml")
 
 
 if __name__ == "__main__":

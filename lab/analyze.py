@@ -6,7 +6,7 @@ python -m lab.analyze out/NAME --text="to be or not to be" --html      a page: p
 The terminal shows the few numbers that matter most; analysis.json has all of them, and a `key` that explains each.
 """
 
-import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -23,11 +23,12 @@ from lab.interventions import interventions, visible_logits
 from lab.needles import LOOKS, find_needles, task_of
 from lab.show import table
 from model import GPT, GPTConfig
-from plumbing.checkpoint import load_model, no_checkpoint_given, write_text
+from plumbing.checkpoint import load_model, no_checkpoint_given
 from plumbing.dataset import Split, check_record, load_dataset
+from plumbing.files import read_bytes, write_json
 from plumbing.machine import device_name, find_device
 from plumbing.run import provenance, read_metrics
-from prepare import Tokenizer, read_bytes
+from prepare import Tokenizer
 from train import watched
 
 
@@ -77,7 +78,7 @@ def analyze(
     report = {"command": sys.argv, "device": device_name(device)}
     report |= {name: value for name, value in provenance().items() if name in ("versions", "commit")}
     report |= {"source": source, "ngram": ngram, "key": KEY, "checkpoints": entries}
-    write_text(out / "analysis.json", json.dumps(report, indent=1, allow_nan=False))
+    write_json(out / "analysis.json", report)
     pictures.draw_weights(out / "weights.png", entries)
     pictures.draw_losses(out / "losses.png", entries, source, ngram)
     if any("needles" in entry for entry in entries):
@@ -187,7 +188,7 @@ def measure(model, split, tokens, windows, ngram):
     options = checkpoint["options"]
     entry = {"name": name, "path": path, "parameters": gpt.n_params(), "step": checkpoint["step"]}
     entry |= {"seed": options["seed"], "dataset": options["dataset"], **checkpoint["config"]}
-    with tqdm(desc=name, unit="part", leave=False, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(desc=name, unit="part", leave=False, disable=None) as bar:
         x, y = maps.cut(split, tokens, gpt)
         nats = maps.losses(gpt, x, y)
         bar.update()
@@ -217,7 +218,8 @@ def learned(gpt, path):
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     rows, numbers = read_metrics(folder / "metrics.jsonl"), {}
     for name, now in watched(gpt).items():
-        course = [[row["step"], *map(np.mean, row[name])] for row in rows if name in row]
+        fits = [row for row in rows if list(map(len, row.get(name, ()))) == list(map(len, now))]
+        course = [[row["step"], *map(np.mean, row[name])] for row in fits]
         start = course[0][1:] if course and course[0][0] == 0 else []
         numbers[name] = {"start": start, "now": [float(np.mean(layer)) for layer in now], "over_training": course}
     return numbers
@@ -312,7 +314,8 @@ def cell(values, digits):
 def numbers(entry):
     """`summary`, without what there is not, and with the number of LINES that depends on the number of needles."""
     exact = {"exact": entry["needles"]["by_n"][-1]["exact"]} if "needles" in entry else {}
-    return {name: value for name, value in (summary(entry) | exact).items() if value is not None}
+    found = summary(entry) | exact
+    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
 
 
 def summary(entry):

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import io
 import itertools
-import json
 import os
 import re
 import sys
@@ -26,8 +25,8 @@ from lab.race import load_peer, peer_model, peer_optimizer, race
 from lab.show import THE_FOUR, look, table
 from lab.timing import in_mode, in_turns, quartiles, speedup
 from model import ATTENTION, GPT, Cache, pick
-from plumbing.checkpoint import write_text
 from plumbing.figure import new_figure, write_figure
+from plumbing.files import write_json
 from plumbing.machine import device_name, find_autocast, find_device
 from plumbing.run import ROOT, provenance
 from prepare import Tokenizer, prepare, stdlib_files
@@ -81,7 +80,7 @@ def bench(
     def note(part, preset, rows):
         print(f"\n{part}, {preset}\n\n{table(rows)}", flush=True)
         report["rows"] += [{"part": part, "preset": preset, **row} for row in rows]
-        write_text(out / "bench.json", json.dumps(report, indent=1))
+        write_json(out / "bench.json", report)
 
     for name, shape in shapes.items():
         if "step" in parts:

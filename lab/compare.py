@@ -26,8 +26,9 @@ from lab.needles import find_needles, task_of
 from lab.runs import is_done, run_all
 from lab.show import THE_FOUR, table
 from model import ATTENTION, GPTConfig
-from plumbing.checkpoint import load, load_model, write_text
+from plumbing.checkpoint import load, load_model
 from plumbing.dataset import load_dataset
+from plumbing.files import locked, write_json
 from plumbing.machine import device_name, find_autocast, find_device
 from plumbing.run import provenance, read_metrics
 from train import check_options, preset, train
@@ -60,22 +61,22 @@ def compare(
     data = load_dataset(settings["dataset"], "cpu", settings["block_size"], settings["eval_tokens"])
     task_of({"data": data.meta, "options": settings})  # damaged needles are reported now, not after the training
     out = Path(out_dir or f"out/compare-{data.name}")
-    out.mkdir(parents=True, exist_ok=True)
-    steps = steps_of(attentions, equal, settings, device, jobs, out)
-    runs = {
-        f"{attention}-{rate!r}-{seed}": with_defaults(
-            {**options, "attention": attention, "learning_rate": rate, "seed": seed, "max_iters": steps[attention]}
-        )
-        for seed in seeds
-        for rate in rates
-        for attention in attentions  # the innermost loop: a machine that slows down slows down all mechanisms
-    }
-    failed, signal = run_all(out, runs, data.meta, jobs)
-    rows = [result(out / name) for name in runs if is_done(out / name, runs[name], data.meta)]
-    summary = summarize(rows, attentions)
-    report = {"command": sys.argv, "commit": provenance()["commit"], "device": device_name(device), "jobs": jobs}
-    report |= {"equal": equal, "table": summary, "failed": failed, "runs": rows}
-    write_text(out / "results.json", json.dumps(report, indent=1))
+    with locked(out / ".lock", f"comparing in {out}"):
+        steps = steps_of(attentions, equal, settings, device, jobs, out)
+        runs = {
+            f"{attention}-{rate!r}-{seed}": with_defaults(
+                {**options, "attention": attention, "learning_rate": rate, "seed": seed, "max_iters": steps[attention]}
+            )
+            for seed in seeds
+            for rate in rates
+            for attention in attentions  # the innermost loop: a machine that slows down slows down all mechanisms
+        }
+        failed, signal = run_all(out, runs, data.meta, jobs)
+        rows = [result(out / name) for name in runs if is_done(out / name, runs[name], data.meta)]
+        summary = summarize(rows, attentions)
+        report = {"command": sys.argv, "commit": provenance()["commit"], "device": device_name(device), "jobs": jobs}
+        report |= {"equal": equal, "table": summary, "failed": failed, "runs": rows}
+        write_json(out / "results.json", report)
     if rows:
         title = description(rows, device, jobs)
         print_tables(title, summary)
@@ -137,7 +138,7 @@ def steps_of(attentions, equal, settings, device, jobs, out):
         return saved["steps"]
     ms = milliseconds_per_step(attentions, settings, device, jobs)
     steps = {name: max(1, round(max_iters * ms[attentions[0]] / ms[name])) for name in attentions}
-    write_text(path, json.dumps({"asked": asked, "steps": steps}))
+    write_json(path, {"asked": asked, "steps": steps})
     return steps
 
 

@@ -277,7 +277,7 @@ def split_losses(nats, hit):
 
 def first_paragraph(function):
     """The first paragraph of a function's docstring, in one line."""
-    return " ".join(inspect.getdoc(function).split("\n\n")[0].split())
+    return " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
 
 
 KEY = {name: first_paragraph(OF_A_MAP[name]) for name in OF_A_MAP if name not in AT_MOST}

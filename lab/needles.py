@@ -9,10 +9,8 @@ After https://arxiv.org/abs/2410.05258, table 2.
 
 import functools
 import hashlib
-import json
 import random
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -23,7 +21,8 @@ from tqdm import tqdm
 from configurable import PositiveInt, Seed, UsageError, check_ranges, run
 from lab.maps import activations, batch_size, parts, shares
 from plumbing.dataset import mismatch
-from prepare import atomic_folder, check_name
+from plumbing.files import atomic_folder, write_json
+from prepare import check_name, check_target
 
 WORDS = tuple("ash bay brook cloud dew elm fern fog grass hill ice lake leaf mist moss oak rain reed sand sky".split())  # noqa: SIM905
 CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -36,7 +35,7 @@ def needles(
     *,
     n_needles: Annotated[int, "at least 1 and at most 50"] = 4,  # most needles per context; each has from 1 to so many
     n_queries: PositiveInt = 4,  # queries at the end of each context
-    length: int = 64,  # characters in each context; a character is a token
+    length: Annotated[int, "at most 65536"] = 64,  # characters in each context; a character is a token
     n_contexts: Annotated[int, "at least 2"] = 100000,  # contexts to train on
     n_val_contexts: Annotated[int, "at least 2"] = 2000,  # contexts to validate on, with other cities and numbers
     seed: Seed = 1,  # seed of the contexts
@@ -59,15 +58,16 @@ def needles(
     meta["command"] = shlex.join(["python", "-m", "lab.needles", *(f"--{k}={v}" for k, v in options.items())])
     meta["needles"] = {"n_needles": n_needles, "n_queries": n_queries, "length": length}
     meta["record"] = {"length": length, "scored": answers}
-    with atomic_folder(folder, []) as building:
+    check_target(folder, [])
+    with atomic_folder(folder) as building:
         for part, n in (("train", n_contexts), ("val", n_val_contexts)):
             draw = random.Random(f"{seed} {part}")
             sizes = (draw.randint(1, n_needles) for _ in range(n))
             contexts = (hide(draw, size, n_queries, length, held_out=part == "val").text for size in sizes)
-            text = "".join(tqdm(contexts, part, n, unit=" contexts", disable=not sys.stderr.isatty())).encode()
+            text = "".join(tqdm(contexts, part, n, unit=" contexts", disable=None)).encode()
             (building / f"{part}.bin").write_bytes(text)
             meta[part] = {"tokens": len(text), "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-        (building / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        write_json(building / "meta.json", meta)
     print(f"{folder}: {n_contexts:,} contexts to train on, {n_val_contexts:,} to validate, of {length} tokens (bytes)")
     print(f"next: python train.py config/needles.toml --dataset={name} --block_size={length}")
     return folder

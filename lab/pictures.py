@@ -10,8 +10,8 @@ import torch
 from lab.interventions import is_difference
 from lab.maps import EDGES, activations, visible
 from lab.show import look
-from plumbing.checkpoint import write_text
 from plumbing.figure import new_figure, plain, write_figure
+from plumbing.files import write_text
 from plumbing.run import ROOT
 from train import watched
 
@@ -133,7 +133,9 @@ def draw_weights(path, entries):
         axes.stairs(np.where(share > 0, share, np.nan), EDGES.numpy(), baseline=None, lw=1.2, **style)
     axes.set_xscale("symlog", linthresh=EDGES[EDGES > 0].min().item(), linscale=0.5)
     axes.set_xticks([-1, -1e-2, -1e-4, -1e-6, 1e-6, 1e-4, 1e-2, 1])
-    axes.set(yscale="log", xlabel="weight a", ylabel="share of the visible weights per bin")
+    if any(share > 0 for entry in entries for share in entry["weights"]):  # of a diverged model all may be nan
+        axes.set_yscale("log")
+    axes.set(xlabel="weight a", ylabel="share of the visible weights per bin")
     title = "Weights of all layers and heads, 6 bins per decade, one within ±10⁻⁶"
     axes.set_title(f"{title}\n{description_of_all(entries)}", fontsize=10)
     axes.grid(alpha=0.3)
@@ -210,7 +212,8 @@ def page(tokens, models):
     layer, or none). It is docs/hover.html with the maps' lower triangles in it, row by row, in ten-thousandths.
     """
     rows, columns = np.tril_indices(len(tokens))
-    shown = [{**m, "maps": np.rint(m["maps"][..., rows, columns] * 1e4).astype(int).tolist()} for m in models]
+    numbers = [np.rint(np.nan_to_num(m["maps"][..., rows, columns]) * 1e4).astype(int).tolist() for m in models]
+    shown = [{**m, "maps": maps} for m, maps in zip(models, numbers, strict=True)]
     text = json.dumps({"tokens": list(tokens), "models": shown}, separators=(",", ":"))  # ASCII
     for c in "<>&":  # no token may end the <script> that holds it
         text = text.replace(c, f"\\u{ord(c):04x}")

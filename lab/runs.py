@@ -1,5 +1,6 @@
 """Starts runs of train.py, each a process of its own, and decides whether a run is complete."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import torch
 from tqdm import tqdm
 
 from configurable import UsageError, show, to_toml
-from plumbing.checkpoint import load, write_text
+from plumbing.checkpoint import load
+from plumbing.files import is_locked, write_text
 from plumbing.machine import stop_signals
 from plumbing.run import ROOT, provenance, read_metrics
 
@@ -23,11 +25,13 @@ def run_all(out, runs, meta, jobs):
     waiting = [name for name in runs if not is_done(out / name, runs[name], meta)]
     running, failed, terminated = {}, {}, False
     steps = sum(options["max_iters"] for options in runs.values())
-    with stop_signals() as signals, tqdm(total=steps, unit="step", disable=not sys.stderr.isatty()) as bar:
+    with stop_signals() as signals, tqdm(total=steps, unit="step", disable=None) as bar:
         try:
             while running or (waiting and not signals):
-                while waiting and len(running) < jobs and not signals:
-                    running[name] = begin(out / (name := waiting.pop(0)), runs[name], jobs)
+                free = (name for name in waiting if not is_locked(out / name / ".lock"))
+                for name in [*itertools.islice(free, jobs - len(running))] if not signals else ():
+                    waiting.remove(name)
+                    running[name] = begin(out / name, runs[name], jobs)
                 if signals and not terminated:  # only once: a second signal would kill them
                     terminated = [child.terminate() for child in running.values()]
                 for name in [name for name, child in running.items() if child.poll() is not None]:
@@ -36,7 +40,7 @@ def run_all(out, runs, meta, jobs):
                         killed = f"killed by signal {-code}, after: " if code < 0 else ""
                         failed[name] = killed + last_words(out / f"{name}.log")
                 bar.n = sum(steps_done(out / name) for name in runs)
-                bar.set_description(" ".join(running), refresh=True)
+                bar.set_description(" ".join(running) or "waiting for a process that trains there", refresh=True)
                 time.sleep(0.2)
         finally:
             for child in running.values():
@@ -52,6 +56,7 @@ def begin(folder, options, jobs):
     command = [sys.executable, ROOT / "train.py", settings, mode]
     threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))} if jobs > 1 else {}
     environment = {**os.environ, **threads}
+    log.unlink(missing_ok=True)  # also a link to somewhere else
     with open(log, "wb") as output:  # in a session of its own: Ctrl-C reaches only this process, which passes it on
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
 

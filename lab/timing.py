@@ -16,7 +16,7 @@ import torch
 from torch.profiler import profile
 from tqdm import tqdm
 
-BAR = {"leave": False, "disable": not sys.stderr.isatty()}
+BAR = {"leave": False, "disable": None}
 
 
 def in_turns(steps, repetitions, device):

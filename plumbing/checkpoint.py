@@ -8,35 +8,19 @@ import io
 import os
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import torch
 
-from configurable import UsageError
+from configurable import UsageError, is_out_of_memory
 from model import GPT, GPTConfig
 from plumbing.dataset import check_meta, mismatch
+from plumbing.files import at_once, write_atomic
 
 CHECKSUM = b"nanodiff sha256 "  # begins the zip's comment
 EXAMPLE = {"options": {"seed": 0, "dataset": ""}, "tokenizer": {"name": ""}, "model": {}, "step": 0, "data": {}}
 EXAMPLE["config"] = {"attention": ""} | dict.fromkeys(("block_size", "vocab_size", "n_layer", "n_head", "n_embd"), 0)
-
-
-def write_atomic(path, write):
-    """Let write(file) fill the file `path`: it is complete or absent, even after a power cut."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_text(path, text):
-    """Write a text file, complete or absent, in UTF-8; what UTF-8 cannot say is escaped."""
-    write_atomic(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def save(path, checkpoint):
@@ -82,17 +66,25 @@ def is_intact(path):
 def load_file(path, device="cpu"):
     """The checkpoint in the file `path`. Raises UsageError."""
     try:
-        content = path.read_bytes()
+        with open(path, "rb", opener=at_once) as file:
+            end = max(0, os.fstat(file.fileno()).st_size - len(CHECKSUM) - 64)
+            file.seek(end)
+            if file.read(len(CHECKSUM)) != CHECKSUM:  # before all of what may be very large is read
+                raise UsageError(f"{path} is no checkpoint of train.py, or its end is missing")
+            file.seek(0)
+            content = file.read()
     except (OSError, ValueError) as error:
         raise UsageError(f"no checkpoint {path}: {getattr(error, 'strerror', error)}") from None
-    end = len(content) - len(CHECKSUM) - 64
-    if end < 0 or content[end:-64] != CHECKSUM:
-        raise UsageError(f"{path} is no checkpoint of train.py, or its end is missing")
     if hashlib.sha256(memoryview(content)[:end]).hexdigest().encode() != content[-64:]:
         raise UsageError(f"{path} is damaged: its checksum is not the one it was saved with")
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as entries:
+            if any(entry.compress_type for entry in entries.infolist()):  # which may unpack to any size
+                raise ValueError
         checkpoint = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # a file from elsewhere may raise anything
+        if is_out_of_memory(error):
+            raise
         unsafe = isinstance(error, pickle.UnpicklingError)
         reason = "it holds more than tensors, numbers and text" if unsafe else type(error).__name__
         raise UsageError(f"{path} is no checkpoint of train.py: {reason}") from None
@@ -123,8 +115,12 @@ def is_finite(gpt):
 def load_model(path, device="cpu"):
     """(model in eval mode, checkpoint) of a checkpoint file, or of a run's folder. Raises UsageError."""
     checkpoint = load(path, device)
+    config, weights = checkpoint["config"], checkpoint["model"]
+    table = weights.get("embedding.weight")  # its shape is looked at before memory is taken for what `config` says
+    if config["n_layer"] > len(weights) or getattr(table, "shape", ()) != (config["vocab_size"], config["n_embd"]):
+        raise UsageError(f"{path} is of another model.py: its weights are not those of its config")
     try:
-        gpt = GPT(GPTConfig(**checkpoint["config"])).to(device).eval()
+        gpt = GPT(GPTConfig(**config)).to(device).eval()
     except (RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is of another model.py: {' '.join(str(error).split())}") from None
     fill(gpt, checkpoint, path)

@@ -7,6 +7,7 @@ tokens at the positions `scored` count in the loss.
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from configurable import UsageError, nearest
+from plumbing.files import put_back
 from prepare import Tokenizer, prepare
 
 META = {"tokenizer": "", "vocab_size": 0, "dtype": "", "train": {"tokens": 0, "bytes": 0, "sha256": ""}}
@@ -33,8 +35,8 @@ class Dataset:
 class Split:
     """The tokens of train.bin or val.bin, in windows: x and y, BT int64, where y is what follows each token of x."""
 
-    def __init__(self, tokens, block_size, record=None):
-        self.tokens, self.block_size, self.record = tokens, block_size, record
+    def __init__(self, tokens, block_size, record=None, vocab_size=math.inf):
+        self.tokens, self.block_size, self.record, self.vocab_size = tokens, block_size, record, vocab_size
         self.stride = block_size if record else 1  # tokens from the beginning of a window to that of the next
 
     @property
@@ -57,10 +59,12 @@ class Split:
             yield x.view(batch_size, -1), self.scored(y.view(batch_size, -1))
 
     def gather(self, index):
-        """The tokens at a numpy array of positions, int64."""
-        if isinstance(self.tokens, torch.Tensor):
+        """The tokens at a numpy array of positions, int64. Raises UsageError for one that the vocabulary has not."""
+        if isinstance(self.tokens, torch.Tensor):  # looked at when it was loaded
             return self.tokens[torch.from_numpy(index).to(self.tokens.device)].long()
-        return torch.from_numpy(self.tokens[index].astype(np.int64))
+        if (largest := (tokens := self.tokens[index]).max()) >= self.vocab_size:
+            raise UsageError(f"the data have token {largest}, vocab_size is {self.vocab_size}: prepare them again")
+        return torch.from_numpy(tokens.astype(np.int64))
 
     def scored(self, y):
         """y with −1 for every token of a record that does not count."""
@@ -91,22 +95,23 @@ def load_dataset(name, device, block_size=None, eval_tokens=None):
         check_record(folder, record, block_size, eval_tokens)
         if (n := len(tokens["train"])) <= block_size:
             raise UsageError(f"{folder} has {n} tokens to train on: too few for block_size={block_size}")
-    return Dataset(folder, meta, tokenizer, [Split(tokens[part], block_size, record) for part in ("train", "val")])
+    splits = [Split(tokens[part], block_size, record, meta["vocab_size"]) for part in ("train", "val")]
+    return Dataset(folder, meta, tokenizer, splits)
 
 
 def find_folder(name):
     """The folder of the dataset `name`. Raises UsageError."""
-    folder = Path("data") / name
-    if not (folder / "meta.json").exists() and len(Path(name).parts) > 1:
-        folder = Path(name)  # data/stdlib, as a shell completes it
-    if (folder / "meta.json").exists():
-        return folder
+    folders = [Path("data") / name] + [Path(name)] * ("/" in name or os.sep in name)  # as a shell completes it
+    for folder in folders:
+        put_back(folder)
+        if (folder / "meta.json").exists():
+            return folder
     corpus, _, tokenizer = name.partition("-")
     if corpus == "stdlib":
         return prepare("stdlib", tokenizer=tokenizer or "bytes", name=name)
     there = sorted(p.parent.name for p in Path("data").glob("*/meta.json"))
     have = f"there is {', '.join(there)}" if there else "there is none yet"
-    raise UsageError(f"no dataset {folder}{nearest(name, there)}: {have}; python prepare.py makes one")
+    raise UsageError(f"no dataset {folders[-1]}{nearest(name, there)}: {have}; python prepare.py makes one")
 
 
 def frozen_tokenizer(folder):
@@ -151,9 +156,12 @@ def check_meta(meta):
     for number in (meta["vocab_size"], *(meta[part][of] for part in ("train", "val") for of in ("tokens", "bytes"))):
         if not 0 < number < 2**48:
             raise ValueError(f"{number} is no number of tokens or bytes")
+    record = meta.get("record")
+    for part in ("train", "val"):
+        if meta[part]["tokens"] < (least := record["length"] if record else 2):
+            raise ValueError(f"{part} has {meta[part]['tokens']} tokens, {least} are the least")
     if meta["dtype"] not in ("uint8", "uint16", "uint32"):
         raise ValueError(f"dtype {meta['dtype']} is none of uint8, uint16, uint32")
-    record = meta.get("record")
     if record is not None and not (record["scored"] and all(0 < i < record["length"] for i in record["scored"])):
         raise ValueError("record: the positions `scored` are none, or not within a record")
 

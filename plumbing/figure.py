@@ -2,7 +2,7 @@
 
 import warnings
 
-from plumbing.checkpoint import write_atomic
+from plumbing.files import write_atomic
 
 
 def new_figure(width, height, rows=1, columns=1, **options):

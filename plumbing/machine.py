@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import warnings
 
 import torch
 
-from configurable import UsageError
+from configurable import UsageError, is_out_of_memory
 from plumbing import ranks
 
 
@@ -76,9 +75,6 @@ def compiled(net, compile, autocast, example):
         net.zero_grad()
 
 
-NO_MEMORY = "allocate|buffer size|[oO]verflow|too big|too large|allowed dim"  # what CPUs and numpy say
-
-
 @contextlib.contextmanager
 def explain_failures(options):
     """Turns running out of memory or disk into a UsageError that says what to halve, and what is left."""
@@ -91,8 +87,8 @@ def explain_failures(options):
         raise UsageError(
             f"cannot write {error.filename or out}: {error.strerror}; what was saved in {out} is intact"
         ) from None
-    except (RuntimeError, MemoryError, ValueError, OverflowError, TypeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not re.search(NO_MEMORY, str(error)):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         raise UsageError(
             f"out of memory: halve batch_size={options['batch_size']} (and double "

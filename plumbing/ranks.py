@@ -28,11 +28,17 @@ def connect(device, gradient_accumulation_steps):
         return
     if unset := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
         raise UsageError(f"WORLD_SIZE={world_size} without {', '.join(sorted(unset))}: start processes with torchrun")
+    for name in ("RANK", "LOCAL_RANK"):
+        if not os.environ[name].isdecimal() or int(os.environ[name]) >= int(world_size):
+            raise UsageError(f"{name}={os.environ[name]}: must be a number below WORLD_SIZE={world_size}")
     if device.type == "cuda":
         if device.index != int(os.environ["LOCAL_RANK"]):
             raise UsageError(f"device={device}: under torchrun each process takes its own, so give cuda or auto")
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"the processes cannot reach each other: {error}") from None
 
 
 def disconnect():

@@ -14,7 +14,6 @@ import math
 import os
 import platform
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,9 +24,10 @@ from tqdm import tqdm
 from configurable import UsageError, nearest, to_toml
 from model import ATTENTION
 from plumbing import ranks
-from plumbing.checkpoint import fill, is_finite, load, save, write_text
+from plumbing.checkpoint import fill, is_finite, is_intact, load, save
 from plumbing.dataset import mismatch
 from plumbing.figure import new_figure, plain, write_figure
+from plumbing.files import locked, sync, write_text
 from plumbing.machine import print_if_possible
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +61,8 @@ class Run:
         """Fill gpt and optimizer and make the folder ready; returns the step to begin with and the best row so far."""
         step, seconds, best, rows = 0, 0.0, None, []
         with ranks.rank_0_first():
+            if self.writes:
+                self.open.enter_context(locked(self.folder / ".lock", f"training in {self.folder}"))
             if resumes := self.options["init_from"] == "resume":
                 old = self.resume(gpt, optimizer)
                 step, seconds, best = old["step"], old["seconds"], old["best"]
@@ -69,7 +71,6 @@ class Run:
                 self.start(gpt)
             self.options["overwrite"] = False
             if self.writes:
-                self.open.enter_context(locked(self.folder))
                 for name in () if resumes else FILES:
                     (self.folder / name).unlink(missing_ok=True)
                 write_text(self.folder / "config.toml", to_toml(self.options))
@@ -77,7 +78,7 @@ class Run:
         path = self.folder / "metrics.jsonl" if self.writes else os.devnull
         self.metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed with the run
         self.open.enter_context(self.metrics)
-        total, hidden = self.options["max_iters"], not self.writes or not sys.stderr.isatty()
+        total, hidden = self.options["max_iters"], None if self.writes else True  # none: where nobody looks
         self.bar = tqdm(total=total, initial=step, desc=self.folder.name, unit="step", disable=hidden)
         self.open.enter_context(self.bar)
         self.saved = step if resumes else None  # the step of the last checkpoint
@@ -122,6 +123,9 @@ class Run:
         self.refuse_other(f"cannot resume {self.folder}", old, names)
         fill(gpt, old, path)
         fill_optimizer(optimizer, gpt, old, path)
+        if best and self.writes and not is_intact(self.folder / "best.pt"):
+            print(f"{self.folder}/best.pt is damaged or gone: the best of the evaluations from now on is kept")
+            old["best"] = None
         self.options["init_from"] = old["options"]["init_from"]
         before = old["options"] | {name: self.options[name] for name in ("out_dir", "overwrite", "device")}
         changed = [f"{k} {before.get(k)} -> {v}" for k, v in self.options.items() if before.get(k) != v]
@@ -171,6 +175,7 @@ class Run:
             raise self.diverged(step, "the update before it left weights that are nan or inf")
         if self.writes:
             state |= {"step": step, "seconds": self.seconds, "model": gpt.state_dict()}
+            sync(self.metrics)  # no checkpoint is ahead of its rows
             save(self.folder / name, {**self.metadata, **state})
         self.saved = step if name == "ckpt.pt" else self.saved
 
@@ -223,32 +228,6 @@ def fill_optimizer(optimizer, gpt, checkpoint, path):
         group.update(mine)
 
 
-@contextlib.contextmanager
-def locked(folder, doing="training in"):
-    """Locks `folder`, made where it is missing. Raises UsageError where another living process has it locked."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "ab") as file:
-        try:
-            lock(file)
-        except (BlockingIOError, PermissionError):
-            raise UsageError(f"another process is {doing} {folder}: wait, or choose another --out_dir") from None
-        except OSError:  # a file system without locks
-            print(f"{folder} cannot be locked: see to it that no other process is {doing} it")
-        yield
-
-
-def lock(file):
-    """Lock an open file until it is closed or its process ends, however that comes. Raises OSError at once."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 def provenance(attention="vanilla"):
     """Versions, commit, and a sha256 of the code that computes a run with that mechanism, for a record to carry."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
@@ -284,12 +263,10 @@ def read_metrics(path):
 
 
 def is_row(row):
-    """Whether `row` is {"step": 3, name: number, or list of lists of them ...}."""
-
-    def is_numbers(value):
-        return all(map(is_numbers, value)) if isinstance(value, list) else math.isfinite(value)
-
+    """Whether `row` is {"step": 3, name: number ..., name of learned numbers: a list of them for each layer ...}."""
     try:
-        return isinstance(row["step"], int) and all(map(is_numbers, row.values()))
+        lists = {name for kind in ATTENTION.values() for name in kind.watch} & row.keys()
+        numbers = [row[name] for name in row.keys() - lists] + [x for name in lists for part in row[name] for x in part]
+        return isinstance(row["step"], int) and all(map(math.isfinite, numbers))
     except (TypeError, KeyError, AttributeError, OverflowError):
         return False

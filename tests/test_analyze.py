@@ -294,3 +294,29 @@ def test_a_page_is_written_when_asked_for(checkpoints):
         assert sum(vanilla["maps"][1][0][row]) == pytest.approx(10_000, abs=14)
         assert sum(differential["maps"][1][0][row]) == pytest.approx(10_000 * (1 - differential["lam"][1]), abs=14)
     assert vanilla["lam"] == [] and "seed 1337, step 2" in vanilla["description"]
+
+
+@pytest.mark.parametrize(
+    "extreme", [{"init_std": 1e-30}, {"init_std": 1e-45}, {"learning_rate": 1e18}, {"scale": 1e10}, {"scale": 1e30}]
+)
+def test_numbers_that_are_none_are_null_and_stop_nothing(extreme, corpus):
+    scale = extreme.pop("scale", 1)
+    model = GPTConfig("differential", **SHAPE, init_std=extreme.pop("init_std", 0.02))
+    with contextlib.suppress(UsageError):  # of the validation loss after the step
+        train(model, dataset=str(corpus), max_iters=1, warmup_iters=0, eval_tokens=100, out_dir="run", **extreme)
+    checkpoint = load("run/ckpt.pt")
+    for weight in checkpoint["model"].values():
+        weight.mul_(scale)
+    save(Path("run/ckpt.pt"), checkpoint)
+    analyze("run/ckpt.pt", html=True)
+    report = json.loads(Path("out/analysis/analysis.json").read_text(), parse_constant=lambda name: 1 / 0)
+    assert report["checkpoints"][0]["heads"]
+
+
+def test_learned_numbers_of_another_shape_are_not_drawn(runs):
+    shutil.copytree(runs / "differential", "run")
+    rows = Path("run/metrics.jsonl")
+    odd = [{"step": step, "lam": lam} for step, lam in enumerate(([], [[0.5]], [[0.1], [0.2], [0.3]], [[], []]))]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in odd) + rows.read_text())
+    course = analyze("run")["checkpoints"][0]["learned"]["lam"]["over_training"]
+    assert [len(row) for row in course] == [3, 3]

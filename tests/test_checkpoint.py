@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import struct
 import zipfile
 from dataclasses import asdict
@@ -13,8 +14,8 @@ import torch
 
 from configurable import UsageError
 from conftest import mistake, same, small
-from model import ATTENTION
-from plumbing.checkpoint import load, load_model, save, write_atomic
+from model import ATTENTION, GPT
+from plumbing.checkpoint import CHECKSUM, load, load_model, save
 from prepare import Tokenizer
 
 
@@ -68,19 +69,6 @@ def test_a_checkpoint_that_would_execute_code_does_not(go):
     assert Path("exploded").exists()  # it was a bomb
 
 
-def test_a_file_appears_whole_or_not_at_all():
-    path = Path("x")
-    write_atomic(path, lambda file: file.write(b"old"))
-
-    def fail(file):
-        file.write(b"ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomic(path, fail)
-    assert path.read_bytes() == b"old" and list(Path().iterdir()) == [path]
-
-
 def test_a_checkpoint_of_another_model_py_is_explained(go, monkeypatch):
     monkeypatch.setitem(ATTENTION, "mine", type("Mine", (ATTENTION["temperature"],), {}))
     go(attention="mine")
@@ -92,3 +80,54 @@ def test_a_checkpoint_of_another_model_py_is_explained(go, monkeypatch):
     monkeypatch.setitem(ATTENTION, "vanilla", ATTENTION["temperature"])
     with pytest.raises(UsageError, match=r"(?s)is of another model.py: .*Missing key"):
         load_model("out/vanilla/best.pt")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and sparse files of Unix")
+def test_of_what_lies_beside_a_damaged_one_only_the_end_is_read(go, monkeypatch):
+    go()
+    Path("out/run/ckpt.pt").write_bytes(b"damaged")
+    os.mkfifo("out/run/a.pt")
+    Path("out/run/b.pt").touch()
+    os.truncate("out/run/b.pt", 2**38)  # 256 GB, of which nothing is on the disk
+    assert mistake(load, "out/run/ckpt.pt").endswith("; out/run/best.pt is intact")
+    assert "is no checkpoint of train.py" in mistake(load, "out/run/b.pt")
+
+
+def with_checksum(path, change):
+    """Rewrite the zip that is a checkpoint, with change(name, content, entry) for each entry, and sign it."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile("changed.pt", "w") as new:
+        for entry in old.infolist():
+            change(new, entry.filename, old.read(entry))
+        new.comment = b"x" * (len(CHECKSUM) + 64)
+    content = Path("changed.pt").read_bytes()[: -len(CHECKSUM) - 64]
+    Path("changed.pt").write_bytes(content + CHECKSUM + hashlib.sha256(content).hexdigest().encode())
+
+
+def test_what_could_unpack_to_any_size_is_refused_unread(go, monkeypatch):
+    go()
+    with_checksum("out/run/best.pt", lambda new, name, content: new.writestr(name, content))
+    assert load("changed.pt")["step"] == load("out/run/best.pt")["step"]
+    packed = {"compress_type": zipfile.ZIP_DEFLATED}
+    with_checksum("out/run/best.pt", lambda new, name, content: new.writestr(name, content, **packed))
+    monkeypatch.setattr(torch, "load", None)  # it is not called
+    assert "is no checkpoint of train.py" in mistake(load, "changed.pt")
+
+
+@pytest.mark.parametrize("name", ["block_size", "n_layer", "vocab_size", "n_embd"])
+def test_no_memory_is_taken_for_a_shape_that_the_weights_do_not_have(name, go, monkeypatch):
+    go()
+    checkpoint = load("out/run/best.pt")
+    save(Path("large.pt"), checkpoint | {"config": checkpoint["config"] | {name: 4 * 10**9}})
+    monkeypatch.setattr(GPT, "__init__", None)  # it is not called
+    assert "large.pt is of another model.py" in mistake(load_model, "large.pt")
+
+
+def test_memory_that_is_too_small_is_not_taken_for_damage(go, monkeypatch):
+    go()
+
+    def load_nothing(*args, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(torch, "load", load_nothing)
+    with pytest.raises(RuntimeError, match="allocate"):
+        load("out/run/best.pt")

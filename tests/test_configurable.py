@@ -1,5 +1,6 @@
 """What a command line does, and the one line that says what is wrong with it."""
 
+import io
 import re
 import subprocess
 import sys
@@ -450,3 +451,54 @@ def test_a_list_of_words_has_no_empty_one(value):
 def test_help_shows_a_list_as_it_is_written():
     assert "--seeds=1,2  " in usage(several, "several.py") and "[int,int,...]" in usage(several, "several.py")
     assert "[none|text,text,...]" in usage(several, "several.py")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        ValueError("array is too big; `arr.size * arr.dtype.itemsize` is larger than the maximum possible size"),
+    ],
+)
+def test_memory_that_is_too_small_is_one_line_in_every_program(error, capsys):
+    def work():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(work, [], program="python work.py")
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("work.py: out of memory: ") and said.count("\n") == 1
+
+
+def test_other_errors_keep_their_traceback():
+    def work():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(work, [], program="python work.py")
+
+
+def test_a_terminal_is_driven_by_no_text(monkeypatch):
+    def work():
+        print("a\x1b[31m\x07\n\tλ\r")
+
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    run(work, [], program="work.py")
+    assert out.getvalue() == "a\x1b[31m\x07\n\tλ\r\n"  # into a file as it is
+    out = io.StringIO()
+    out.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", out)
+    run(work, [], program="work.py")
+    assert out.getvalue() == "a\ufffd[31m\ufffd\n\tλ\ufffd\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell of Unix")
+@pytest.mark.parametrize("program", ["train.py", "prepare.py", "-m lab.compare", "-m lab.analyze", "-m lab.bench"])
+@pytest.mark.parametrize("how", ["2>&-", "PYTHONOPTIMIZE=2"])
+def test_help_needs_neither_stderr_nor_docstrings(program, how):
+    command = f"{sys.executable} {program} --help"
+    command = f"{command} {how}" if ">" in how else f"{how} {command}"
+    shown = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0 and "--" in shown.stdout and shown.stderr == ""

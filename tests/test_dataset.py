@@ -1,8 +1,10 @@
 """What is read of a dataset: every window, every record, and whether it is the one that prepare.py wrote."""
 
 import contextlib
+import hashlib
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -111,3 +113,26 @@ def test_a_damaged_dataset_is_explained(go, corpus):
 def test_a_text_shorter_than_a_window_is_explained(corpus):
     message = mistake(train, small(block_size=100_000), dataset=str(corpus))
     assert "tokens to train on: too few for block_size=100000" in message
+
+
+def test_a_token_beyond_the_vocabulary_is_refused_where_it_is_read_from_disk(go, corpus, monkeypatch):
+    folder = Path(shutil.copytree(corpus, "data/copy"))
+    monkeypatch.setattr(plumbing.dataset, "IN_MEMORY", 10)
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"vocab_size": 100}))
+    assert re.match(r"the data have token 1\d\d, vocab_size is 100: prepare them again", mistake(go, dataset="copy"))
+
+
+def test_what_has_nothing_to_validate_on_is_refused(go, corpus, records):
+    for folder, least in ((Path(shutil.copytree(corpus, "data/copy")), 2), (records[0], 48)):
+        meta = json.loads((folder / "meta.json").read_text())
+        content = (folder / "val.bin").read_bytes()[: least - 1]
+        (folder / "val.bin").write_bytes(content)
+        meta["val"] |= {"tokens": least - 1, "sha256": hashlib.sha256(content).hexdigest()}
+        (folder / "meta.json").write_text(json.dumps(meta))
+        assert f"val has {least - 1} tokens, {least} are the least" in mistake(go, dataset=str(folder))
+
+
+def test_a_dataset_here_is_found_as_a_shell_completes_it(go, corpus):
+    shutil.copytree(corpus, "mine")
+    assert go("a", dataset="./mine") == go("b")

@@ -717,22 +717,6 @@ def test_two_that_prepare_one_dataset_both_end_well():
     assert train_on("a", max_iters=1)["val_loss"] > 0 and [p.name for p in Path("data").iterdir()] == ["a"]
 
 
-def test_what_another_put_there_in_between_is_replaced(monkeypatch):
-    original, came = Path.rename, []
-
-    def rename(path, target):
-        if Path(target).name == "a" and not came:
-            came.append(shutil.copytree(path, target))
-            Path(target, "meta.json").write_text("{}")
-        return original(path, target)
-
-    Path("a.txt").write_text("some words " * 2000)
-    monkeypatch.setattr(Path, "rename", rename)
-    folder = prepare("a.txt")
-    assert came and [p.name for p in Path("data").iterdir()] == ["a"]
-    assert (folder / "meta.json").read_text() != "{}"
-
-
 # ---------------------------------------------------------------------------- bad options
 
 WORDS = ["", " ", "0", "-0", "1", "-1", "2", "0.5", "1e-30", "1e30", "-1e30", "inf", "-inf", "nan", "none", "true", "x"]
@@ -980,8 +964,27 @@ def test_a_run_gives_its_folder_back(corpus):
             if end:
                 patch.setattr(train_py, end, lambda *args: 1 / 0)
             train_on(corpus, overwrite=True)
-    with locked(Path("run")), pytest.raises(UsageError):
+    with locked(Path("run/.lock"), "training in run"), pytest.raises(UsageError):
         train_on(corpus, overwrite=True)
+
+
+def test_a_run_that_begins_slowly_replaces_no_other(corpus, run_of, monkeypatch):
+    """It has the lock before it asks whether a run is there, and reads the weights that it starts from."""
+    original, refused = plumbing.run.load, []
+
+    def slowly(*args):
+        refused.append(mistake(train_on, corpus))
+        return original(*args)
+
+    monkeypatch.setattr(plumbing.run, "load", slowly)
+    train(GPTConfig("differential", **SHAPE), **SHORT, dataset=str(corpus), out_dir="run", init_from=str(run_of))
+    assert refused == ["another process is training in run: wait, or choose another --out_dir"]
+
+
+def test_a_run_that_is_refused_leaves_no_folder(corpus):
+    assert "must be scratch, resume or a checkpoint" in mistake(train_on, corpus, init_from="nowhere")
+    assert "no checkpoint" in mistake(train_on, corpus, init_from="resume")
+    assert not Path("run").exists()
 
 
 # ---------------------------------------------------------------------------- what a stranger writes
@@ -1004,7 +1007,8 @@ def test_any_prompt_is_continued_and_drives_no_terminal(prompt, run_of, monkeypa
     written = io.StringIO()
     written.isatty = lambda: True
     monkeypatch.setattr(sys, "stdout", written)
-    (text,) = sample(str(run_of), prompt=prompt, max_new_tokens=30)
+    monkeypatch.setattr("sample.read_prompt", lambda *given: prompt)  # which as a word may not have a NUL
+    (text,) = run(sample, [str(run_of), "--max_new_tokens=30"])
     assert all(c.isprintable() or c in "\n\t" for c in written.getvalue())
     assert len(text.encode("utf-8", "replace")) >= 30
 

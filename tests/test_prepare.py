@@ -22,6 +22,9 @@ from prepare import Tokenizer, narrow, pieces, prepare, split, stdlib_files
 TEXT = "Héllo wörld, λ!\n" * 50
 
 
+unix = pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+
+
 def read(folder):
     meta = json.loads((folder / "meta.json").read_text())
     return meta, {p: np.fromfile(folder / f"{p}.bin", meta["dtype"]) for p in ("train", "val")}
@@ -363,3 +366,44 @@ def test_bytes_that_are_no_characters_are_cut_where_a_piece_is_longest(monkeypat
     assert b"".join(piece for _, piece in pieces([(Path("odd.txt"), 0, len(text))], coder)) == text
     with pytest.raises(UsageError, match=r"odd\.txt is not UTF-8"):
         prepare("odd.txt", tokenizer="gpt2")
+
+
+@unix
+def test_no_text_is_left_out_without_a_word(capsys):
+    for folder in ("notes/sub", "elsewhere/.git"):
+        Path(folder).mkdir(parents=True)
+    Path("notes/a.txt").write_text("alpha " * 30)
+    Path("elsewhere/b.txt").write_text("beta " * 30)
+    Path("elsewhere/.git/c.txt").write_text("gamma " * 30)
+    Path("notes/sub/linked").symlink_to(Path("elsewhere").resolve(), target_is_directory=True)
+    Path("notes/sub/up").symlink_to(Path("notes").resolve(), target_is_directory=True)
+    Path("notes/broken").symlink_to("nowhere")
+    meta, _ = read(prepare("notes"))
+    assert meta["train"]["bytes"] + meta["val"]["bytes"] == 330
+    assert "notes: 2 files taken, 1 without text left out" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_read_is_named(monkeypatch):
+    Path("notes/sub").mkdir(parents=True)
+    Path("notes/a.txt").write_text("alpha " * 30)
+    original = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert mistake("notes") == "cannot read notes/sub: Permission denied"
+
+
+def test_a_tokenizer_that_would_panic_is_refused(tiny):
+    frozen = Tokenizer(tiny).freeze()
+    few = " ".join(frozen["mergeable_ranks"].split(" ")[:100])
+    twice = frozen["mergeable_ranks"] + " " + "AAAA:5"
+    for wrong in ({"mergeable_ranks": few}, {"mergeable_ranks": twice}, {"pat_str": "("}):
+        with pytest.raises(UsageError, match="has a tokenizer that prepare"):
+            Tokenizer.thaw(frozen | wrong, "a.pt")
+    for pattern in ("a*?", r"(?:(?:a?)*)*b(?=c)\1|(a+)+(?!x)\1"):  # the first panics, the second gives up
+        with pytest.raises(UsageError, match="the tokenizer cannot encode the text"):
+            Tokenizer.thaw(frozen | {"pat_str": pattern}).encode("a" * 5000)

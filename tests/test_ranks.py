@@ -85,3 +85,21 @@ def test_ranks_share_the_rows_of_a_batch(n, ranks_of, monkeypatch):
         parts.append(ranks.share(list(range(n))))
     assert [row for part in parts for row in part] == list(range(n))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
+@pytest.mark.parametrize("value", ["x", "", "-1", "2"])
+def test_an_odd_rank_is_one_line(name, value, go, monkeypatch):
+    here = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for variable, number in (here | {name: value}).items():
+        monkeypatch.setenv(variable, number)
+    message = mistake(go, gradient_accumulation_steps=2)
+    assert message == f"{name}={value}: must be a number below WORLD_SIZE=2"
+
+
+def test_a_port_that_is_none_is_one_line(go, monkeypatch):
+    here = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "x"}
+    for variable, number in here.items():
+        monkeypatch.setenv(variable, number)
+    message = mistake(go, gradient_accumulation_steps=2, device="cpu")
+    assert message.startswith("the processes cannot reach each other: ")

@@ -1,6 +1,8 @@
 """What a run leaves in its folder, and how it is resumed."""
 
+import json
 import math
+import os
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +14,7 @@ from configurable import UsageError, parse
 from conftest import metrics, mistake, same, small, weights
 from model import GPTConfig
 from plumbing.checkpoint import load
+from plumbing.run import read_metrics
 from prepare import prepare
 from train import train
 
@@ -149,3 +152,46 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_with_the_same_comm
     for name in ("ckpt.pt", "best.pt", "loss.png"):
         Path("out/run", name).unlink()
     assert go() == first
+
+
+def test_no_checkpoint_is_ahead_of_the_rows_that_a_power_cut_leaves(go, monkeypatch):
+    """What a disk has after a power cut is what was synced before: here each file's length at its last fsync."""
+    synced, checked = {}, []
+    fsync, replace = os.fsync, os.replace
+
+    def noting(number):
+        fsync(number)
+        synced[os.fstat(number).st_ino] = os.fstat(number).st_size
+
+    def looking(part, path):
+        replace(part, path)
+        if Path(path).suffix == ".pt":
+            rows = Path("out/run/metrics.jsonl")
+            left = rows.read_bytes()[: synced.get(rows.stat().st_ino, 0)].count(b"\n")
+            checked.append(left >= load(path)["step"])
+
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(os, "replace", looking)
+    go(max_iters=6)
+    go(max_iters=12, init_from="resume")
+    assert len(checked) >= 8 and all(checked)
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+def test_a_best_checkpoint_that_is_damaged_is_written_again(harm, go, capsys):
+    go(max_iters=6, lr_decay_iters=12)
+    best = Path("out/run/best.pt")
+    best.write_bytes(b"damaged") if harm == "damaged" else best.unlink()
+    capsys.readouterr()
+    go(max_iters=12, init_from="resume")
+    assert "best.pt is damaged or gone: the best of the evaluations from now on is kept" in capsys.readouterr().out
+    assert load("out/run")["step"] >= 6
+
+
+def test_rows_of_another_kind_are_no_rows(go):
+    go(attention="differential")
+    rows = Path("out/run/metrics.jsonl")
+    wrong = [{"step": 0, "val_loss": [1, 2]}, {"step": 1, "lam": 5}, {"step": 2, "lam": [1, 2]}, {"step": "3"}]
+    kept = rows.read_text()
+    rows.write_text("".join(json.dumps(row) + "\n" for row in wrong) + kept)
+    assert read_metrics(rows) == [json.loads(line) for line in kept.splitlines()]

@@ -11,8 +11,9 @@ import tiktoken
 
 from configurable import UsageError, run
 from model import GPT, GPTConfig
+from plumbing.checkpoint import load, save
 from prepare import prepare
-from sample import printable, sample
+from sample import sample
 from train import train
 
 
@@ -92,15 +93,6 @@ def test_text_comes_as_it_is_made(trained, monkeypatch):
     assert all(later.startswith(earlier) and len(later) > len(earlier) for earlier, later in itertools.pairwise(events))
 
 
-def test_a_terminal_is_not_driven_by_a_sample(trained, monkeypatch):
-    assert printable("a\x1b[31m\x07\n\tλ") == "a\ufffd[31m\ufffd\n\tλ"
-    out = io.StringIO()
-    out.isatty = lambda: True
-    monkeypatch.setattr(sys, "stdout", out)
-    sample(str(trained), prompt="\x1b[2J", max_new_tokens=1)
-    assert "\x1b" not in out.getvalue()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -142,3 +134,18 @@ def test_without_a_checkpoint_those_that_there_are_are_named(trained):
 def test_no_checkpoint_is_explained():
     with pytest.raises(UsageError, match=r"no checkpoint out.gone"):
         sample("out/gone")
+
+
+def test_a_model_that_computes_nan_is_one_line(corpus):
+    train(GPTConfig("differential", n_embd=16, n_head=2), dataset=str(corpus), max_iters=0, out_dir="run")
+    checkpoint = load("run")
+    for weight in checkpoint["model"].values():
+        weight.mul_(1e10)
+    save(Path("large.pt"), checkpoint)
+    with pytest.raises(UsageError, match=r"large.pt has weights so large that its logits are nan or inf"):
+        sample("large.pt")
+
+
+@pytest.mark.parametrize("top_p", [1e-46, 1e-300])
+def test_the_likeliest_token_is_always_left(top_p, trained):
+    assert sample(str(trained), top_p=top_p, max_new_tokens=3) == sample(str(trained), top_k=1, max_new_tokens=3)
