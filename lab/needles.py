@@ -153,6 +153,8 @@ def find_needles(gpt, n_needles, n_queries, length, n=400):
     The contexts are the same for every model. Only the first query counts: its answer may help with those after it.
     Returns {"by_n", "by_depth", "by_length": rows of `exact`, "attention": rows of `looked_at`}.
     """
+    if length > gpt.config.block_size:
+        raise UsageError(f"contexts of {length} tokens do not fit into block_size={gpt.config.block_size}")
     least = shortest(n_needles, n_queries)
     find = functools.partial(exact, gpt, n, n_queries)
     return {

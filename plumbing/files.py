@@ -105,17 +105,19 @@ def beside(folder, end):
 
 @contextlib.contextmanager
 def locked(path, doing, wait=False):
-    """Locks the file `path`, and removes it in the end, with its folder if that is empty.
+    """Locks the file `path`, and removes it in the end, with the folders made for it if they are empty.
 
     Where another living process has it locked it raises UsageError, or waits for that one; `doing` says for what.
     """
+    made = [folder for folder in path.parents if not folder.exists()]
     with open_locked(path, doing, wait):
         try:
             yield
         finally:
             with contextlib.suppress(OSError):  # Windows removes no open file
                 path.unlink()
-                path.parent.rmdir()
+                for folder in made:
+                    folder.rmdir()
 
 
 def is_locked(path):

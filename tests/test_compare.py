@@ -329,3 +329,17 @@ def test_it_takes_the_options_of_train_and_its_own():
     told = usage(compare, "python -m lab.compare")
     assert told.index("--seeds=1,2,3,4") < told.index("--n_layer=4") and told.count("--out_dir=") == 1
     assert "folder of the runs, results.json" in told
+
+
+def test_a_second_comparison_in_one_folder_is_refused(again, monkeypatch):
+    refused = []
+
+    def meanwhile(*args):
+        with pytest.raises(UsageError) as error:
+            again()
+        refused.append(str(error.value))
+        return {}, 0
+
+    monkeypatch.setattr(lab.compare, "run_all", meanwhile)
+    again()
+    assert refused == ["another process is comparing in out/copy: wait, or choose another --out_dir"]

@@ -277,3 +277,9 @@ def test_a_task_of_which_no_context_can_be_made_is_refused(task):
     with pytest.raises(UsageError) as error:
         task_of(checkpoint)
     assert str(error.value) == "needles: needles of which no context can be made"
+
+
+def test_contexts_longer_than_the_window_are_refused():
+    gpt = GPT(GPTConfig(block_size=32, n_layer=1, n_head=2, n_embd=8))
+    with pytest.raises(UsageError, match="contexts of 40 tokens do not fit into block_size=32"):
+        find_needles(gpt, 2, 2, 40)

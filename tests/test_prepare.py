@@ -404,6 +404,6 @@ def test_a_tokenizer_that_would_panic_is_refused(tiny):
     for wrong in ({"mergeable_ranks": few}, {"mergeable_ranks": twice}, {"pat_str": "("}):
         with pytest.raises(UsageError, match="has a tokenizer that prepare"):
             Tokenizer.thaw(frozen | wrong, "a.pt")
-    for pattern in ("a*?", r"(?:(?:a?)*)*b(?=c)\1|(a+)+(?!x)\1"):  # the first panics, the second gives up
+    for pattern in ("a*?", r"(?:(?:a?)*)*b(?=c)\\1|(a+)+(?!x)\\1"):  # the first panics, the second gives up
         with pytest.raises(UsageError, match="the tokenizer cannot encode the text"):
             Tokenizer.thaw(frozen | {"pat_str": pattern}).encode("a" * 5000)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,27 @@ def test_a_run_whose_metrics_are_damaged_is_not_called_complete(copy, corpus):
     metrics.write_text("".join(lines[:5] + lines[6:]))
     with pytest.raises(UsageError, match=r"out/vanilla/metrics.jsonl is damaged: remove out/vanilla, and it is"):
         is_done(copy, options(corpus), meta(corpus))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills of Unix")
+def test_a_trainer_that_outlived_its_comparison_is_waited_for(corpus):
+    """It was killed; its children, in sessions of their own, go on."""
+    runs, out = {"vanilla": options(corpus, max_iters=1500)}, Path("out")
+    out.mkdir()
+    orphan = begin(out / "vanilla", runs["vanilla"], 1)
+    while not (out / "vanilla/ckpt.pt").exists():
+        time.sleep(0.02)
+    log = (out / "vanilla.log").stat().st_ino
+    assert run_all(out, runs, meta(corpus), 1) == ({}, 0)
+    assert orphan.wait(5) == 0 and (out / "vanilla.log").stat().st_ino != log  # then it was resumed, and had ended
+    assert is_done(out / "vanilla", runs["vanilla"], meta(corpus))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+def test_a_log_that_is_a_link_is_replaced_and_not_followed(corpus):
+    out = Path("out")
+    out.mkdir()
+    Path("mine").write_text("mine")
+    Path("out/vanilla.log").symlink_to("../mine")
+    run_all(out, {"vanilla": options(corpus, max_iters=1)}, meta(corpus), 1)
+    assert Path("mine").read_text() == "mine" and "best val" in Path("out/vanilla.log").read_text()

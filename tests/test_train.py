@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -260,3 +261,10 @@ def test_the_cpu_preset_learns_tiny_shakespeare_s_kind_of_text_with_every_mechan
     for name in THE_FOUR:
         summary = train(GPTConfig(**asdict(config) | {"attention": name}), **options)
         assert summary["val_loss"] < 1.5, name
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+def test_a_link_to_train_py_finds_its_presets():
+    Path("train.py").symlink_to(ROOT / "train.py")
+    shown = subprocess.run([sys.executable, "train.py", "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and "config/cpu.toml is taken" in shown.stdout
