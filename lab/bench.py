@@ -32,7 +32,7 @@ from plumbing.run import ROOT, provenance
 from prepare import Tokenizer, prepare, stdlib_files
 from train import make_optimizer, train
 
-Lengths = Annotated[tuple[int, ...], "at least 1"]
+Lengths = Annotated[tuple[int, ...], "at least 1 and at most 1048576"]
 PARTS = ("step", "attention", "sampling", "prepare", "race")
 PEAKS = {  # dense bf16 FLOP/s of data sheets, by a pattern of the device's name; other devices get no share of a peak
     r"H100 80GB HBM3$|H200$|GH200": 989e12,
