@@ -149,8 +149,8 @@ class Attention(nn.Module):
 
     def project(self, x, start=0):
         """Queries BHTD and keys BHTD, rotated as if x BTC began at position `start`, and values BHTE."""
-        qkv = self.qkv(x)
-        qk, v = qkv.split((qkv.size(2) // 3 * 2, qkv.size(2) // 3), 2)  # q and k have heads of width D, v of E
+        widths = 2 * self.n_maps * self.D, self.n_heads * self.E
+        qk, v = self.qkv(x).split(widths, 2)
         qk = qk.unflatten(2, (-1, self.D)).transpose(1, 2)  # BTC -> BHTD
         v = v.unflatten(2, (-1, self.E)).transpose(1, 2)  # BTC -> BHTE
         q, k = self.rotate(qk, start).chunk(2, 1)

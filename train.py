@@ -101,7 +101,11 @@ def train(
                 val = evaluate(loss_of, gpt, data.val, batch_size, eval_tokens, autocast)
                 run.check_finite(step, f"validation loss {val}", val)
                 row |= {"val_loss": val, "val_bits_per_byte": val * data.bits_per_nat, **watched(gpt)}
-                run.say(f"step {step}: val {val:.4f} nats/token, {row['val_bits_per_byte']:.4f} bits/byte")
+                result = f"{val:.4f} nats/token, {row['val_bits_per_byte']:.4f} bits/byte"
+                if data.val.record:  # a task, whose answers are right or wrong
+                    row["accuracy"] = evaluate(accuracy_of(gpt), gpt, data.val, batch_size, eval_tokens, autocast)
+                    result += f", accuracy {row['accuracy']:.1%}"
+                run.say(f"step {step}: val {result}")
                 if best is None or val < best["val_loss"]:
                     best = dict(row)
                     run.save("best.pt", step, gpt, best=best)
@@ -188,6 +192,11 @@ def evaluate(loss_of, gpt, split, batch_size, eval_tokens, autocast):
             count += n
     gpt.train()
     return ranks.total(total) / ranks.total(count)
+
+
+def accuracy_of(gpt):
+    """A function of x, y BT: the share of the targets y that are the likeliest token. To be given to `evaluate`."""
+    return lambda x, y: (gpt(x).argmax(-1) == y)[y >= 0].float().mean()
 
 
 def watched(gpt):

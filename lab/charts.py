@@ -11,7 +11,7 @@ from plumbing.figure import new_figure, write_figure
 
 
 def draw(out, title, rows, summary):
-    """loss.png, and where there is something to show needles.png, lam.png, g.png (and alike) and rates.png."""
+    """loss.png, and where there is something to show accuracy.png, needles.png, lam.png, g.png (and alike) and rates.png."""
     best = {row["attention"]: row for row in summary if row["best"]}
     keys = {name: (name, row["learning_rate"]) for name, row in best.items()}
     chosen = {name: [r for r in rows if (r["attention"], r["learning_rate"]) == key] for name, key in keys.items()}
@@ -22,6 +22,8 @@ def draw(out, title, rows, summary):
         if mechanisms := [mechanism for mechanism, runs in chosen.items() if name in runs[0]]:
             panels = [functools.partial(draw_watched, chosen[mechanism], name) for mechanism in mechanisms]
             save_figure(out / f"{name}.png", title, panels)
+    if best and "accuracy" in summary[0]:
+        save_figure(out / "accuracy.png", title, [functools.partial(draw_accuracies, chosen)])
     if best and "exact" in summary[0]:
         save_figure(out / "needles.png", title, [functools.partial(draw_needles, chosen)])
     if len({row["learning_rate"] for row in summary}) > 1:
@@ -80,6 +82,16 @@ def draw_watched(runs, name, axes):
         mark = {"marker": "osD^v<>"[layer % 7], "ms": 5, "lw": 2.2}
         axes.plot(runs[0]["steps"], values[:, :, layer].mean(0), label=f"layer {layer}", **style, **mark)
     axes.set(xlabel="step", ylabel={"lam": "λ"}.get(name, name), title=f"{runs[0]['attention']}: seeds, and their mean")
+    axes.legend()
+
+
+def draw_accuracies(chosen, axes):
+    """Accuracy over a run: a thin line per seed, a thick one for their mean."""
+    for name, runs in chosen.items():
+        curves, x, style = np.array([run["accuracies"] for run in runs]), runs[0]["steps"], look(name)
+        axes.plot(x, curves.T, color=style["color"], lw=0.8, alpha=0.5)
+        axes.plot(x, curves.mean(0), label=name, lw=2.2, ms=5, **style)
+    axes.set(xlabel="step", ylabel="accuracy on validation contexts", ylim=(-0.03, 1.03), title="seeds, and their mean")
     axes.legend()
 
 

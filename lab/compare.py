@@ -167,6 +167,7 @@ def result(folder):
     gpt, evaluations = load_model(folder)[0], [row for row in rows if "val_loss" in row]
     task = task_of(saved)
     watched = {name: [row[name] for row in evaluations] for name in gpt.blocks[0].attention.watch}
+    accuracies = [row["accuracy"] for row in evaluations if "accuracy" in row]
     return {
         **{name: saved["options"][name] for name in ("attention", "learning_rate", "seed", "dataset", "max_iters")},
         "val_loss": min(row["val_loss"] for row in evaluations),
@@ -174,6 +175,7 @@ def result(folder):
         "steps": [row["step"] for row in evaluations],
         "val_losses": [row["val_loss"] for row in evaluations],
         **watched,
+        **({"accuracies": accuracies} if accuracies else {}),
         **({"needles": find_needles(gpt, **task)} if task else {}),
         "seconds": saved["seconds"],
         "parameters": gpt.n_params(),
@@ -208,6 +210,9 @@ def summarize(rows, attentions):
                 row |= {"to_learning_rate": base_rate, "pairs": differences(both, attention, first)}
                 row["difference"] = paired(both, attention, first)
             row["time_ratio"] = spread([x["seconds"] / other["seconds"] for x, other in pairs])
+        if "accuracies" in mine[0]:
+            row["accuracy"] = spread([x["accuracies"][-1] for x in mine])
+            row["solved_at"] = [solved_at(x) for x in mine]
         if "needles" in mine[0]:
             row |= summarize_needles([x["needles"] for x in mine])
         summary.append(row | {name: mine[0][name] for name in ("parameters", "flops_per_token")})
@@ -244,6 +249,11 @@ def paired(rows, attention, base):
     if not (values := differences(rows, attention, base)):
         raise ValueError(f"{attention} and {base} have no seed in common")
     return spread([*values.values()])
+
+
+def solved_at(run, accuracy=0.99):
+    """The step of the first evaluation of a run of `runs` with that accuracy; None where there is none."""
+    return next((step for step, a in zip(run["steps"], run["accuracies"], strict=True) if a >= accuracy), None)
 
 
 def summarize_needles(runs):
@@ -300,8 +310,16 @@ def loss_cells(row, several_rates=False):
     if difference:
         interval = f"± {difference['half']:.4f}" if "half" in difference else "(one seed: no interval)"
         cells["paired difference, 95 % interval"] = f"{difference['mean']:+.4f} {interval}"
-    cells["time"] = mean_and_sd(ratio) if ratio else ""
+    cells |= accuracy_cells(row) | {"time": mean_and_sd(ratio) if ratio else ""}
     return cells | {"parameters": f"{row['parameters']:,}", "MFLOP per token": f"{row['flops_per_token'] / 1e6:.2f}"}
+
+
+def accuracy_cells(row):
+    """For a task: the accuracy after the last step, and at which step it was 99 %, per seed; `–` where it never was."""
+    if "accuracy" not in row:
+        return {}
+    steps = " ".join("–" if step is None else str(step) for step in row["solved_at"])
+    return {"accuracy at the end, mean ± sd": mean_and_sd(row["accuracy"]), "99 % at step, per seed": steps}
 
 
 def needles_cells(row):

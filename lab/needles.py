@@ -10,19 +10,15 @@ After https://arxiv.org/abs/2410.05258, table 2.
 import functools
 import hashlib
 import random
-import shlex
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from configurable import PositiveInt, Seed, UsageError, check_ranges, run
 from lab.maps import activations, batch_size, parts, shares
+from lab.records import write_records
 from plumbing.dataset import mismatch
-from plumbing.files import atomic_folder, write_json
-from prepare import check_name, check_target
 
 WORDS = tuple("ash bay brook cloud dew elm fern fog grass hill ice lake leaf mist moss oak rain reed sand sky".split())  # noqa: SIM905
 CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -52,25 +48,14 @@ def needles(
     if length < (least := shortest(n_needles, n_queries)):
         needed = f"at least {least} for {n_needles} needles and {n_queries} queries"
         raise UsageError(f"length={length}: must be {needed}")
-    folder = Path("data") / check_name(name)
-    answers = sorted(length - QUERY * r - i for r in range(n_queries) for i in (1, 2, 3))
-    meta = {"tokenizer": "bytes", "vocab_size": 256, "dtype": "uint8", "source": "needles"}
-    meta["command"] = shlex.join(["python", "-m", "lab.needles", *(f"--{k}={v}" for k, v in options.items())])
-    meta["needles"] = {"n_needles": n_needles, "n_queries": n_queries, "length": length}
-    meta["record"] = {"length": length, "scored": answers}
-    check_target(folder, [])
-    with atomic_folder(folder) as building:
-        for part, n in (("train", n_contexts), ("val", n_val_contexts)):
-            draw = random.Random(f"{seed} {part}")
-            sizes = (draw.randint(1, n_needles) for _ in range(n))
-            contexts = (hide(draw, size, n_queries, length, held_out=part == "val").text for size in sizes)
-            text = "".join(tqdm(contexts, part, n, unit=" contexts", disable=None)).encode()
-            (building / f"{part}.bin").write_bytes(text)
-            meta[part] = {"tokens": len(text), "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-        write_json(building / "meta.json", meta)
-    print(f"{folder}: {n_contexts:,} contexts to train on, {n_val_contexts:,} to validate, of {length} tokens (bytes)")
-    print(f"next: python train.py config/needles.toml --dataset={name} --block_size={length}")
-    return folder
+    scored = sorted(length - QUERY * r - i for r in range(n_queries) for i in (1, 2, 3))
+    about = {"n_needles": n_needles, "n_queries": n_queries, "length": length}
+
+    def context(draw, part):
+        return hide(draw, draw.randint(1, n_needles), n_queries, length, held_out=part == "val").text
+
+    n_records = {"train": n_contexts, "val": n_val_contexts}
+    return write_records("needles", options, about, length, scored, n_records, context)
 
 
 # ---------------------------------------------------------------------------- contexts
