@@ -27,6 +27,7 @@ from model import GPT, GPTConfig
 from plumbing import ranks
 from plumbing.dataset import load_dataset
 from plumbing.machine import (
+    AdamW,
     compiled,
     device_name,
     explain_failures,
@@ -217,7 +218,7 @@ def make_optimizer(gpt, weight_decay, betas):
         {"params": [p for p in gpt.parameters() if p not in decayed], "weight_decay": 0.0},
     ]
     fused = all(p.device.type in ("cpu", "cuda", "mps") for p in gpt.parameters())
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused)  # the loop sets lr at each step
+    return AdamW(groups, lr=0.0, betas=betas, fused=fused)  # the loop sets lr at each step
 
 
 def schedule(step, learning_rate, min_lr, warmup_iters, lr_decay_iters):

@@ -11,7 +11,7 @@ from plumbing.figure import new_figure, write_figure
 
 
 def draw(out, title, rows, summary):
-    """loss.png, and where there is something to show accuracy.png, needles.png, lam.png, g.png (and alike) and rates.png."""
+    """loss.png, and where there is something to show accuracy, needles, lam, g (and alike) and rates.png."""
     best = {row["attention"]: row for row in summary if row["best"]}
     keys = {name: (name, row["learning_rate"]) for name, row in best.items()}
     chosen = {name: [r for r in rows if (r["attention"], r["learning_rate"]) == key] for name, key in keys.items()}

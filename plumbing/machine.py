@@ -1,6 +1,7 @@
 """What differs between machines: devices, number formats, compilers, memory; and how one asks a program to stop."""
 
 import contextlib
+import inspect
 import os
 import signal
 import sys
@@ -133,3 +134,13 @@ def print_if_possible(text, write=print):
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW without its decorators: they import torch's compiler, which takes as long as torch itself."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))

@@ -16,7 +16,7 @@ from configurable import parse
 from conftest import ROOT, metrics, mistake, same, weights
 from lab.show import THE_FOUR
 from plumbing.checkpoint import load
-from plumbing.machine import stop_signals
+from plumbing.machine import AdamW, stop_signals
 from train import train
 
 
@@ -165,3 +165,30 @@ def test_a_closed_terminal_stops_and_saves_however_often_it_hangs_up(long_run):
         time.sleep(0.001)
     assert process.wait(60) == 128 + signal.SIGHUP
     assert_nothing_was_lost()
+
+
+def test_our_adamw_takes_torch_s_steps_and_goes_on_from_its_state():
+    ends = []
+    for kind in (AdamW, torch.optim.AdamW):
+        torch.manual_seed(0)
+        net = nn.Linear(5, 3)
+        optimizer = kind(net.parameters(), lr=0.1, weight_decay=0.1, betas=(0.8, 0.9), fused=True)
+        for step in range(6):
+            if step == 3:
+                state, optimizer = optimizer.state_dict(), kind(net.parameters(), lr=7.0, fused=True)
+                optimizer.load_state_dict(state)
+            net(torch.randn(4, 5)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert net.weight.grad is None
+        ends.append(net.state_dict())
+    assert same(*ends)
+
+
+def test_a_run_that_is_not_compiled_does_not_import_the_compiler(corpus):
+    """It would take two seconds of every start."""
+    program = "import sys; from train import train; from model import GPTConfig as G; "
+    program += f"train(G(n_layer=1, n_embd=16), dataset={str(corpus)!r}, max_iters=2, device='cpu', out_dir='out/run')"
+    program += "; sys.exit('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120)
+    assert done.returncode == 0 and load("out/run/ckpt.pt")["step"] == 2

@@ -227,6 +227,7 @@ def test_presets_are_read_and_have_the_shape_that_they_say():
         "needles": pytest.approx(0.11, abs=0.01),
         "needles-gpu": pytest.approx(25, abs=1),
         "race": pytest.approx(0.23, abs=0.01),
+        "missing": pytest.approx(0.11, abs=0.01),
         "smoke": pytest.approx(0.03, abs=0.01),
     }
 
