@@ -23,7 +23,7 @@ from configurable import PositiveInt, UsageError, bind, check_ranges, one_of, ru
 from lab.bench import Plan, training_steps
 from lab.charts import draw
 from lab.needles import find_needles, task_of
-from lab.runs import is_done, run_all
+from lab.runs import best_loss, is_done, run_all
 from lab.show import THE_FOUR, table
 from model import ATTENTION, GPTConfig
 from plumbing.checkpoint import load, load_model
@@ -170,7 +170,7 @@ def result(folder):
     accuracies = [row["accuracy"] for row in evaluations if "accuracy" in row]
     return {
         **{name: saved["options"][name] for name in ("attention", "learning_rate", "seed", "dataset", "max_iters")},
-        "val_loss": min(row["val_loss"] for row in evaluations),
+        "val_loss": best_loss(folder),
         "last_val_loss": evaluations[-1]["val_loss"],
         "steps": [row["step"] for row in evaluations],
         "val_losses": [row["val_loss"] for row in evaluations],
@@ -339,7 +339,8 @@ def description(rows, device, jobs):
     """What was compared, for the head of a table and the title of a figure."""
     config, data = rows[0]["config"], rows[0]["data"]
     seeds = ", ".join(map(str, dict.fromkeys(row["seed"] for row in rows)))
-    size = f"{config['n_layer']} layers of {config['n_embd']}, {config['n_head']} maps each"
+    maps = " or ".join(map(str, sorted({row["config"]["n_head"] for row in rows})))
+    size = f"{config['n_layer']} layers of {config['n_embd']}, {maps} maps each"
     what = f"{Path(rows[0]['dataset']).name} ({data['tokenizer']}), {size}, windows of {config['block_size']}"
     return f"{what}, seeds {seeds}; {device_name(device)}{f' for {jobs} runs at a time' if jobs > 1 else ''}"
 

@@ -80,6 +80,11 @@ def is_done(folder, options, meta):
     return len(steps) == options["max_iters"] + 1
 
 
+def best_loss(folder):
+    """The lowest validation loss of the run in `folder`."""
+    return min(row["val_loss"] for row in read_metrics(folder / "metrics.jsonl") if "val_loss" in row)
+
+
 def steps_done(folder):
     """Steps in the run's metrics: its lines, less the one that says how the run ended."""
     try:

@@ -1,0 +1,146 @@
+"""Tune every mechanism with the same budget, then compare them, each at its best, with seeds that tuned nothing.
+
+python -m lab.tune config/missing.toml --init_stds=0.02,0.088,0.125 --learning_rates=1e-3,2e-3,4e-3 --n_heads=2,4,8
+
+Every mechanism is trained in every setting (first weights × learning rate × heads) with the first of the tuning seeds.
+Its n_best settings are trained with the other tuning seeds too, and the lowest mean loss decides. Only then are the
+fresh seeds trained. After an interruption the same command continues.
+"""
+
+import itertools
+import math
+import statistics
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from configurable import PositiveInt, UsageError, check_ranges, run, show
+from lab.charts import draw
+from lab.compare import (
+    Rates,
+    Seeds,
+    check,
+    description,
+    print_tables,
+    result,
+    summarize,
+    with_defaults,
+)
+from lab.runs import best_loss, is_done, run_all
+from lab.show import THE_FOUR, table
+from plumbing.dataset import load_dataset
+from plumbing.files import locked, write_json
+from plumbing.machine import device_name, find_device
+from plumbing.run import provenance
+from train import check_options, preset, train
+
+GRID = ("init_std", "learning_rate", "n_head")  # what is tuned
+
+
+def tune(
+    *,
+    attentions: tuple[str, ...] = THE_FOUR,  # mechanisms; each is compared with the first
+    init_stds: Annotated[tuple[float, ...], "more than 0"] | None = None,  # init_std to try; none: only --init_std
+    learning_rates: Rates | None = None,  # rates to try; none: only --learning_rate
+    n_heads: Annotated[tuple[int, ...], "at least 1"] | None = None,  # n_head to try; none: only --n_head
+    tuning_seeds: Seeds = (101, 102, 103),  # seeds to choose with; every setting is trained with the first of them
+    n_best: PositiveInt = 3,  # settings per mechanism that are trained with the other tuning seeds too
+    seeds: Seeds = (1, 2, 3, 4, 5, 6),  # fresh seeds, each trained with the chosen setting of every mechanism
+    jobs: PositiveInt = 1,  # runs at the same time, which share the cores
+    out_dir: str | None = None,  # folder of the runs, results.json and figures; none: out/tune-<dataset>
+    **options: train,  # and every other option of train.py
+):
+    """Give mechanisms the same budget of tuning, and compare them at their best. Returns the rows of the comparison."""
+    check(attentions, seeds, learning_rates, "tokens", jobs, options)
+    usual = with_defaults({**options, "attention": attentions[0]})
+    grid = {"init_std": init_stds, "learning_rate": learning_rates, "n_head": n_heads}
+    grid = {name: (usual[name],) if values is None else values for name, values in grid.items()}
+    check_tuning(grid, tuning_seeds, seeds)
+    settings = [
+        with_defaults({**options, **dict(zip(grid, values, strict=True)), "attention": attention})
+        for *values, attention in itertools.product(*grid.values(), attentions)  # mechanisms take turns
+    ]
+    for setting in settings:
+        check_options(setting)
+    device = find_device(settings[0]["device"])
+    data = load_dataset(settings[0]["dataset"], "cpu", settings[0]["block_size"], settings[0]["eval_tokens"])
+    out = Path(out_dir or f"out/tune-{data.name}")
+    with locked(out / ".lock", f"tuning in {out}"):
+        first, *others = tuning_seeds
+        tried = losses_of(out, settings, [first], data.meta, jobs)
+        for name, more in losses_of(out, best_of(tried, settings, attentions, n_best), others, data.meta, jobs).items():
+            tried[name] |= more
+        complete = {name: losses for name, losses in tried.items() if losses.keys() == {*tuning_seeds}}
+        chosen = best_of(complete, settings, attentions, 1)
+        folders = [out / f"{name}-{seed}" for name in losses_of(out, chosen, seeds, data.meta, jobs) for seed in seeds]
+        rows = [result(folder) for folder in folders if folder.exists()]
+        summary = summarize(rows, attentions)
+        report = {"command": sys.argv, "commit": provenance()["commit"], "device": device_name(device), "jobs": jobs}
+        report |= {"grid": grid, "tuning": tried, "chosen": {x["attention"]: name_of(x) for x in chosen}}
+        write_json(out / "results.json", report | {"table": summary, "runs": rows})
+    title = description(rows, device, jobs)
+    print(
+        f"\nthe best of {math.prod(map(len, grid.values()))} settings per mechanism, with seeds {show(tuning_seeds)}\n"
+    )
+    print(table([setting_cells(one, tried[name_of(one)]) for one in chosen]))
+    print_tables(title, summary)
+    draw(out, title, rows, summary)
+    print(f"\n{out}: results.json and figures")
+    return summary
+
+
+def check_tuning(grid, tuning_seeds, seeds):
+    """Raises UsageError for lists to try that are out of range, empty or name one twice."""
+    lists = {f"{name}s": values for name, values in grid.items()} | {"tuning_seeds": tuning_seeds}
+    check_ranges(tune, lists)
+    for name, values in lists.items():
+        if not values or len({*values}) < len(values):
+            raise UsageError(f"{name}={show(values)}: must name at least one, and none twice")
+    if both := {*seeds} & {*tuning_seeds}:
+        raise UsageError(f"seeds={show(seeds)}: {min(both)} is also one of tuning_seeds, and would not be fresh")
+
+
+def name_of(setting):
+    """The name of a setting, which its runs' folders begin with."""
+    return f"{setting['attention']}-" + "-".join(repr(setting[name]) for name in GRID)
+
+
+def losses_of(out, settings, seeds, meta, jobs):
+    """Train every setting with every seed: {name of a setting: {seed: lowest validation loss}}, less what failed.
+
+    Ends the program where a signal stopped the runs.
+    """
+    runs = {f"{name_of(setting)}-{seed}": {**setting, "seed": seed} for seed in seeds for setting in settings}
+    failed, signal = run_all(out, runs, meta, jobs)
+    if signal:
+        left = sum(not is_done(out / name, options, meta) for name, options in runs.items())
+        print(f"stopped, {left} runs left of this stage: the same command continues")
+        sys.exit(128 + signal)
+    for name, why in failed.items():
+        print(f"{name} failed, and is left out: {why}")
+    losses = {}
+    for name, options in runs.items():
+        if name not in failed:
+            losses.setdefault(name_of(options), {})[options["seed"]] = best_loss(out / name)
+    return losses
+
+
+def best_of(losses, settings, attentions, n):
+    """The n settings of each mechanism with the lowest mean loss. Raises UsageError where a mechanism has none."""
+    best = []
+    for attention in attentions:
+        mine = [one for one in settings if one["attention"] == attention and name_of(one) in losses]
+        if not mine:
+            raise UsageError(f"{attention}: every setting failed")
+        best += sorted(mine, key=lambda one: statistics.fmean(losses[name_of(one)].values()))[:n]
+    return best
+
+
+def setting_cells(setting, losses):
+    """A row of the table of chosen settings."""
+    cells = {name: setting[name] for name in ("attention", *GRID)}
+    return cells | {"best val loss, mean over tuning seeds": f"{statistics.fmean(losses.values()):.4f}"}
+
+
+if __name__ == "__main__":
+    run(tune, preset=preset, program="python -m lab.tune")
