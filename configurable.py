@@ -280,7 +280,7 @@ def convert(text, kind):
             raise ValueError
         return tuple(part if kind is str else convert(part, kind) for part in parts)
     if kind is int:
-        number = int(text) if text.lstrip("+-").isdecimal() else float(text)
+        number = int(text) if text.lstrip("+-").replace("_", "").isdecimal() else float(text)
         if number != int(number) or abs(number) >= 2**63:
             raise ValueError
         return int(number)

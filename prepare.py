@@ -29,7 +29,7 @@ import tiktoken
 from tqdm import tqdm
 
 from configurable import UsageError, check_ranges, nearest, one_line, run
-from plumbing.files import at_once, atomic_folder, write_json
+from plumbing.files import at_once, atomic_folder, real, write_json
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -94,7 +94,7 @@ def check_target(folder, sources):
         folder.exists() and "meta.json" not in there
     ):
         raise UsageError(f"{folder} exists and is not only a dataset: choose another --name")
-    if folder.resolve() in (parent for path in sources for parent in path.resolve().parents):
+    if real(folder) in (parent for path in sources for parent in real(path).parents):
         raise UsageError(f"the text lies in {folder}, which would be replaced: choose another --name")
 
 
@@ -128,10 +128,10 @@ def find_files(sources):
             raise UsageError(f"{source} is not text: it {'holds a NUL byte' if path.stat().st_size else 'is empty'}")
         else:
             files.append(path)
-        names.append(path.resolve().name if path.is_dir() else path.stem)
+        names.append(real(path).name if path.is_dir() else path.stem)
     once = {}  # a text that is there twice would put some of val into train
     for path in files:
-        once.setdefault(path.resolve(), path)
+        once.setdefault(real(path), path)
     return [*once.values()], names[0]
 
 
@@ -141,9 +141,9 @@ def files_below(folder):
     def refuse(error):
         raise UsageError(f"cannot read {error.filename}: {error.strerror}")
 
-    seen = {folder.resolve()}  # a link may lead back up
+    seen = {real(folder)}  # a link may lead back up
     for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        below = {name: Path(where, name).resolve() for name in folders if name[0] != "."}
+        below = {name: real(Path(where, name)) for name in folders if name[0] != "."}
         folders[:] = [name for name, path in below.items() if path not in seen]
         seen |= {*below.values()}
         yield from (Path(where, name) for name in files if name[0] != ".")

@@ -130,7 +130,8 @@ def steps_of(attentions, equal, settings, device, jobs, out):
     if path.exists():
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
-            same = saved["asked"] == asked and saved["steps"].keys() == {*attentions}
+            steps = [saved["steps"][name] for name in attentions]
+            same = saved["asked"] == asked and all(type(n) is int and n > 0 for n in steps)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             same = False
         if not same:

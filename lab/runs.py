@@ -74,10 +74,11 @@ def is_done(folder, options, meta):
     other += ["other code"] * (saved.get("code") != provenance(options["attention"])["code"])
     if other:
         raise UsageError(f"{folder} has another run ({', '.join(sorted(other))}): choose another --out_dir")
-    steps = [row["step"] for row in read_metrics(folder / "metrics.jsonl")]
-    if steps != list(range(len(steps))):
+    rows = read_metrics(folder / "metrics.jsonl")
+    steps, done = [row["step"] for row in rows], len(rows) == options["max_iters"] + 1
+    if steps != list(range(len(steps))) or (done and "val_loss" not in rows[-1]):
         raise UsageError(f"{folder}/metrics.jsonl is damaged: remove {folder}, and it is trained again")
-    return len(steps) == options["max_iters"] + 1
+    return done
 
 
 def best_loss(folder):

@@ -19,6 +19,11 @@ def read_bytes(path):
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
 
 
+def real(path):
+    """`path` without links, absolute; a link that leads back to itself stays."""
+    return Path(os.path.realpath(path))
+
+
 def at_once(path, flags):
     """An `opener` for `open` that waits for nobody at the other end of a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
@@ -65,7 +70,7 @@ def sync(file):
 def atomic_folder(folder):
     """A folder to fill: it replaces `folder` when all has gone well, and is removed when not. Two who fill the same
     folder do it one after the other."""
-    folder = folder.resolve()  # a link to the folder stays a link
+    folder = real(folder)  # a link to the folder stays a link
     building, old = beside(folder, "part"), beside(folder, "old")
     with locked(beside(folder, "lock"), f"making {folder}", wait=True):
         try:

@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from plumbing import ranks
 from plumbing.checkpoint import fill, is_finite, is_intact, load, save
 from plumbing.dataset import mismatch
 from plumbing.figure import new_figure, plain, write_figure
-from plumbing.files import locked, sync, write_text
+from plumbing.files import locked, real, sync, write_text
 from plumbing.machine import print_if_possible
 
 ROOT = Path(__file__).parent.parent
@@ -97,14 +98,18 @@ class Run:
         out, source = self.folder, self.options["init_from"]
         if not self.writes:
             return  # rank 0 was here before, and DistributedDataParallel sends everyone its weights
-        if not self.options["overwrite"] and any((out / name).exists() for name in ("ckpt.pt", "best.pt")):
-            raise UsageError(f"{out} holds a run: --init_from=resume continues it, --overwrite=true replaces it")
+        if not self.options["overwrite"]:
+            if any((out / name).exists() for name in ("ckpt.pt", "best.pt")):
+                raise UsageError(f"{out} holds a run: --init_from=resume continues it, --overwrite=true replaces it")
+            if not holds_nothing_to_keep(out, self.options):
+                names = ", ".join(name for name in FILES if os.path.lexists(out / name))
+                raise UsageError(f"{out} holds {names}: choose another --out_dir; --overwrite=true replaces them")
         if source == "scratch":
             return
         if not os.path.exists(source):
             hint = nearest(source, ("scratch", "resume"))
             raise UsageError(f"init_from={source}: must be scratch, resume or a checkpoint{hint}")
-        if out.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+        if real(out) in (real(source), *real(source).parents):
             raise UsageError(
                 f"init_from={source} lies in out_dir={out}, which would be emptied: choose another --out_dir"
             )
@@ -211,6 +216,22 @@ class Run:
         axes.set_title(plain(f"{self.title}\n{gpt.config.attention}, {size}"))
         axes.legend()
         write_figure(self.folder / "loss.png", figure)
+
+
+def holds_nothing_to_keep(folder, options):
+    """Whether a new run may replace what is in `folder`: nothing, or what a run left that was killed before its first
+    checkpoint. options: those of the new run, by which its config.toml is known."""
+    config, metrics = folder / "config.toml", folder / "metrics.jsonl"
+    there = [folder / name for name in FILES if os.path.lexists(folder / name)]
+    if any(path.is_symlink() or not path.is_file() or path not in (config, metrics) for path in there):
+        return False
+    try:
+        old = tomllib.loads(config.read_text(encoding="utf-8")) if there else options
+        n_lines = len(metrics.read_bytes().splitlines()) if metrics in there else 0
+        n_rows = len(read_metrics(metrics))
+        return {*old} == {*options} and n_lines - 1 <= n_rows <= old["checkpoint_interval"]
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def fill_optimizer(optimizer, gpt, checkpoint, path):

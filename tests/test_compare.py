@@ -223,6 +223,11 @@ def test_equal_time_gives_a_slower_mechanism_fewer_steps(monkeypatch):
     assert ask("time") == {"vanilla": 20, "differential": 12}
     with pytest.raises(UsageError, match=r"steps.json is of other mechanisms, jobs or options"):
         ask("time", jobs=1)
+    measured = json.loads(Path("steps.json").read_text())
+    for wrong in ("x", None, -5, 0, 2.5, True):
+        Path("steps.json").write_text(json.dumps(measured | {"steps": {"vanilla": 20, "differential": wrong}}))
+        with pytest.raises(UsageError, match=r"steps\.json is of other"):
+            ask("time")
     Path("steps.json").unlink()
     failed = [
         {"attention": "vanilla", "milliseconds": [9, 10, 11]},

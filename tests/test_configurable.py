@@ -95,6 +95,7 @@ def mistake(function, *argv):
         (["--max_iters=1e3"], {"max_iters": 1000}),
         (["--max_iters=-3"], {"max_iters": -3}),
         (["--max_iters", "7"], {"max_iters": 7}),
+        (["--max_iters=9_007_199_254_740_993"], {"max_iters": 2**53 + 1}),
         (["--max_iters", "-7"], {"max_iters": -7}),
         (["--out_dir=123"], {"out_dir": "123"}),
         (["--out_dir=a=b"], {"out_dir": "a=b"}),

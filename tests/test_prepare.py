@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -15,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import prepare as prepare_py
-from configurable import UsageError, parse
+from configurable import UsageError, parse, run
 from conftest import tiny_encoding
 from prepare import Tokenizer, narrow, pieces, prepare, split, stdlib_files
 
@@ -381,6 +382,17 @@ def test_no_text_is_left_out_without_a_word(capsys):
     meta, _ = read(prepare("notes"))
     assert meta["train"]["bytes"] + meta["val"]["bytes"] == 330
     assert "notes: 2 files taken, 1 without text left out" in capsys.readouterr().out
+
+
+@unix
+def test_a_link_that_leads_back_to_itself_is_a_mistake_in_one_line(capsys):
+    Path("data").mkdir()
+    Path("data/round").symlink_to("round")
+    Path("a.txt").write_text("alpha " * 30)
+    for words in (["a.txt", "--name=round"], ["data/round"]):
+        with pytest.raises(SystemExit):
+            run(prepare, words)
+        assert re.fullmatch(r"prepare.py: .*\bround\b.*\n", capsys.readouterr().err)
 
 
 def test_a_folder_that_cannot_be_read_is_named(monkeypatch):

@@ -15,8 +15,10 @@ from conftest import AUTHOR_KNOWS, ROOT, author_knows, broken_laws
 from lab.analyze import analyze
 from lab.bench import bench
 from lab.compare import compare
+from lab.missing import missing
 from lab.needles import needles
 from lab.show import THE_FOUR
+from lab.tune import tune
 from prepare import prepare
 from sample import sample
 from train import preset, train, watched
@@ -50,7 +52,7 @@ def test_its_mechanism_works(monkeypatch):
 def test_its_commands_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
     programs = {"train.py": train, "prepare.py": prepare, "sample.py": sample}
-    programs |= {f"-m lab.{f.__name__}": f for f in (needles, compare, analyze, bench)}
+    programs |= {f"-m lab.{f.__name__}": f for f in (needles, missing, compare, tune, analyze, bench)}
     names = "|".join(map(re.escape, programs))
     found = re.findall(rf"(?:python|nproc_per_node=\d) ({names})(?= |`|\n)([^`&#\n;|]*)", PAGES)
     assert len(found) >= 15 and {name for name, _ in found} == set(programs)
@@ -76,7 +78,7 @@ def test_its_file_table_is_complete():
 
 def test_its_shares_of_parameters_are_those_of_the_presets():
     tiny = dict(re.findall(r"`(\w+)\.toml` ([\d.]+) %", README))
-    assert tiny.keys() == {"needles", "smoke"}
+    assert tiny.keys() == {"missing", "needles", "smoke"}
     for path in (ROOT / "config").glob("*.toml"):
         (shape,), _ = parse(train, [str(path)])
         n = {a: model.GPT(dataclasses.replace(shape, attention=a)).n_params() for a in THE_FOUR}

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from configurable import UsageError, parse
-from conftest import metrics, mistake, same, small, weights
+from conftest import ROOT, metrics, mistake, same, small, weights
 from model import GPTConfig
 from plumbing.checkpoint import load
 from plumbing.run import read_metrics
@@ -85,6 +87,43 @@ def test_a_run_is_not_overwritten_unless_told_to(go):
     assert Path("out/notes/mine.txt").read_text() == "keep"
 
 
+def test_a_new_run_does_not_replace_the_files_of_somebody_else(go):
+    """Those of a run without its checkpoints, too; what a run left that was killed before them is replaced."""
+    first = go(checkpoint_interval=4)
+    out = Path("out/run")
+    mine = {name: (out / name).read_bytes() for name in ("metrics.jsonl", "config.toml", "loss.png")}
+    few = b"".join(mine["metrics.jsonl"].splitlines(keepends=True)[:4])
+    for files, may in (
+        (mine, False),
+        ({"loss.png": mine["loss.png"]}, False),
+        ({"metrics.jsonl": mine["metrics.jsonl"], "config.toml": mine["config.toml"]}, False),
+        ({"metrics.jsonl": b'{"loss": 1}\n' * 3, "config.toml": mine["config.toml"]}, False),
+        ({"metrics.jsonl": few}, False),
+        ({"config.toml": b'title = "a site"\n'}, False),
+        ({"config.toml": b"\xff"}, False),
+        ({"config.toml": mine["config.toml"], "metrics.jsonl": few}, True),
+        ({"config.toml": mine["config.toml"], "metrics.jsonl": few + b'{"step": 4, "tra'}, True),
+        ({"config.toml": mine["config.toml"]}, True),
+    ):
+        for path in out.iterdir():
+            path.unlink()
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+        if may:
+            assert go(checkpoint_interval=4) == first
+            continue
+        names = ", ".join(name for name in ("metrics.jsonl", "loss.png", "config.toml") if name in files)
+        assert mistake(go) == f"out/run holds {names}: choose another --out_dir; --overwrite=true replaces them"
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == files
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+def test_a_new_run_does_not_replace_a_link(go):
+    Path("out/run").mkdir(parents=True)
+    Path("out/run/metrics.jsonl").symlink_to("/nowhere")
+    assert mistake(go).startswith("out/run holds metrics.jsonl: choose another")
+
+
 def test_resuming_another_run_is_refused_with_the_differences(go, corpus, tiny):
     go()
     message = mistake(go, attention="softmax1", init_from="resume")
@@ -147,11 +186,13 @@ def test_progress_is_printed_where_there_is_no_terminal(go, capsys):
     assert "tokens/s" in lines[0] and "loss " in lines[0]
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew_with_the_same_command(go):
-    first = go()
-    for name in ("ckpt.pt", "best.pt", "loss.png"):
-        Path("out/run", name).unlink()
-    assert go() == first
+def test_a_word_for_matplotlib_that_it_does_not_know_stops_no_figure():
+    """An MPLBACKEND is for windows, and we draw into files. A new process: matplotlib reads it when it is imported."""
+    code = "from pathlib import Path\nfrom plumbing.figure import new_figure, write_figure\n"
+    code += "write_figure(Path('a.png'), new_figure(2, 2)[0])"
+    environment = os.environ | {"MPLBACKEND": "no such one", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_no_checkpoint_is_ahead_of_the_rows_that_a_power_cut_leaves(go, monkeypatch):

@@ -197,6 +197,9 @@ def test_a_run_whose_metrics_are_damaged_is_not_called_complete(copy, corpus):
     metrics.write_text("".join(lines[:5] + lines[6:]))
     with pytest.raises(UsageError, match=r"out/vanilla/metrics.jsonl is damaged: remove out/vanilla, and it is"):
         is_done(copy, options(corpus), meta(corpus))
+    metrics.write_text("".join(json.dumps({"step": i, "train_loss": 1.0}) + "\n" for i in range(21)))
+    with pytest.raises(UsageError, match=r"out/vanilla/metrics.jsonl is damaged: remove out/vanilla, and it is"):
+        is_done(copy, options(corpus), meta(corpus))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills of Unix")
