@@ -73,6 +73,18 @@ keep text results.json loss.png
 python -m lab.tune config/cpu.toml --dataset=tinyshakespeare --attentions=vanilla --n_embd=136 "${text[@]}" --out_dir=out/text-wider
 keep text-wider results.json
 
+# Shared noise. Decides: theory holds if the mean of λ over four seeds is within 0.01 of σ²/(σ² + 1/n) at each of twelve (σ, n),
+# and the error within a tenth of σ²/(nσ² + 1); the width of the values decides if vanilla is level where it is C/2.
+python -m lab.one_layer --out_dir=out/noise
+keep noise results.json noise.png
+python -m lab.one_layer --n_items=16 --widths=16,32 --sigmas=1 --out_dir=out/noise-narrow
+keep noise-narrow results.json
+python -m lab.one_layer --n_items=16 --n_heads=1,4 --sigmas=1 --out_dir=out/noise-heads
+keep noise-heads results.json
+# Regression in the context. Decides: signs help if differential is ahead of vanilla with 2 and 4 heads in all four seeds.
+python -m lab.one_layer --task=regression --n_items=20 --widths=1,48 --n_heads=1,2,4 --out_dir=out/regression
+keep regression results.json regression.png
+
 python -m lab.compare docs/mistakes.toml --jobs=2 # the mistakes of chapter 6
 keep mistakes results.json
 python -m docs.figures
