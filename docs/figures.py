@@ -28,7 +28,7 @@ def figures(
             raise UsageError("; ".join(f"{page} lacks {text!r}" for page, text in missing))
         return print(f"{len([*numbers()])} texts with numbers are what docs/results says")
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    for draw in (hull, floor, without, subtraction, schedule, mistakes):
+    for draw in (hull, floor, without, subtraction, pole, schedule, mistakes):
         figure = draw()
         write_figure(Path(out_dir) / f"{draw.__name__}.png", figure)
         print(Path(out_dir) / f"{draw.__name__}.png")
@@ -120,6 +120,23 @@ def subtraction():
         ax.set(title=f"λ = {lam}", ylim=(-0.1, 0.78), ylabel="weight")
         ax.set_xticks(x, ["token 1", "token 2", "token 3"])
         ax.legend(fontsize=8)
+    return figure
+
+
+def pole():
+    """Chapter 3: by what the ratio of the needle's weight to all others changes when an even map is subtracted."""
+    figure, (ax,) = panels(1, 3.6, 6.5)
+    n = np.logspace(0.5, 7, 2000)
+    w = math.exp(8) / (math.exp(8) + n - 1)
+    for lam, style in ((0.5, "--"), (0.8, "-")):
+        factor = (w - lam / n) / w * abs((1 - w) / (1 - w - lam * (n - 1) / n))
+        ax.plot(n, factor, ls=style, color=look("differential")["color"], label=f"λ = {lam}, pole at w = 1 − λ + λ/n")
+        ax.axhline(1 / (1 - lam), ls=":", color="0.5", lw=1)
+    ax.axhline(1, color="k", lw=0.8)
+    ax.set(xscale="log", yscale="log", ylim=(1e-3, 1e3), xlabel="n, tokens in the row", ylabel="factor")
+    ax.set_title("Ratio of the needle's weight to all others, after ÷ before; gap 8", fontsize=10)
+    ax.legend(fontsize=8)
+    ax.grid(alpha=0.3)
     return figure
 
 
