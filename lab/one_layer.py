@@ -47,7 +47,7 @@ def one_layer(
     sigmas: Annotated[tuple[float, ...], "at least 0 and finite"] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0),  # σ of noise
     seeds: Seeds = (1, 2, 3, 4),  # every setting is trained once with each seed
     learning_rate: PositiveFloat = 5e-3,  # highest learning rate; it falls to 0 over the second half
-    steps: PositiveInt = 800,  # training steps, of 128 fresh contexts each
+    steps: PositiveInt = 800,  # training steps, of 64 fresh contexts each
     out_dir: str | None = None,  # folder for results.json and the figure; none: out/one-layer-<task>
 ):
     """Train one attention layer on a task that asks for a subtraction, and compare it with theory. Returns the runs."""
@@ -142,16 +142,22 @@ def trained(task, width, n_items, sigma, attention, n_head, seed, learning_rate,
     draw = torch.Generator().manual_seed(seed)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * min(1, 2 * (1 - step / steps))
-        x, y = contexts(task, 128, n_items, width, sigma, draw)
-        loss = ((layer(x)[:, -1, :width] - y) ** 2).mean()
+        x, y = contexts(task, 64, n_items, width, sigma, draw)
+        loss = ((last_row(layer, x)[:, :width] - y) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
         x, y = contexts(task, 4096, n_items, width, sigma, draw)
-        error = (((layer(x)[:, -1, :width] - y) ** 2).mean() / y.var()).item()
+        error = (((last_row(layer, x)[:, :width] - y) ** 2).mean() / y.var()).item()
     numbers = {"error": error, "parameters": sum(p.numel() for p in layer.parameters())}
     return numbers | ({"lam": layer.lam.item()} if "lam" in layer.watch else {})
+
+
+def last_row(layer, x):
+    """The last row of layer(x), BTC -> BC, without computing the others."""
+    q, k, v = layer.project(x)
+    return layer.out(layer.norm(layer.mix(x[:, -1:], q[:, :, -1:], k, v)).flatten(1))
 
 
 # ---------------------------------------------------------------------------- tables and figures
