@@ -55,6 +55,7 @@ def tune(
     usual = with_defaults({**options, "attention": attentions[0]})
     grid = {"init_std": init_stds, "learning_rate": learning_rates, "n_head": n_heads}
     grid = {name: (usual[name],) if values is None else values for name, values in grid.items()}
+    check_ranges(tune, {"n_best": n_best})
     check_tuning(grid, tuning_seeds, seeds)
     settings = [
         with_defaults({**options, **dict(zip(grid, values, strict=True)), "attention": attention})
@@ -79,9 +80,8 @@ def tune(
         report |= {"grid": grid, "tuning": tried, "chosen": {x["attention"]: name_of(x) for x in chosen}}
         write_json(out / "results.json", report | {"table": summary, "runs": rows})
     title = description(rows, device, jobs)
-    print(
-        f"\nthe best of {math.prod(map(len, grid.values()))} settings per mechanism, with seeds {show(tuning_seeds)}\n"
-    )
+    n_settings, by = math.prod(map(len, grid.values())), show(tuning_seeds)
+    print(f"\nthe best of {n_settings} settings per mechanism, chosen with seeds {by}\n")
     print(table([setting_cells(one, tried[name_of(one)]) for one in chosen]))
     print_tables(title, summary)
     draw(out, title, rows, summary)

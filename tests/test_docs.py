@@ -17,8 +17,8 @@ import lab.bench
 import lab.runs
 import model
 import prepare as prepare_py
-from configurable import bind, run
-from conftest import AUTHOR_KNOWS, ROOT, author_knows, broken_laws
+from configurable import run
+from conftest import AUTHOR_KNOWS, ROOT, Done, author_knows, broken_laws
 from docs import figures, numbers
 from ideas.mistakes import MISTAKES
 from lab.analyze import analyze
@@ -75,21 +75,6 @@ COMMANDS = {  # what a command of the tutorial calls, and what is put behind it 
     "-m lab.needles": (needles, ["--n_contexts=40", "--n_val_contexts=20"]),
     "-m docs.figures": (figures.figures, []),
 }
-
-
-class Done:
-    """A run that lab/runs.py has started and that has ended: here it is no process of its own."""
-
-    def __init__(self, folder, options, jobs):
-        (shape,), options = bind(train, [], options | {"out_dir": str(folder)})
-        train(shape, **options)
-        self.returncode = 0
-
-    def poll(self):
-        return 0
-
-    def kill(self):
-        pass
 
 
 def execute(line):

@@ -1,0 +1,160 @@
+"""Which one is missing? What is asked has an answer, accuracy is counted, and what is replaced is what is said."""
+
+import hashlib
+import json
+import random
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from configurable import UsageError, bind, parse
+from conftest import ROOT, metrics
+from lab.interventions import replaced
+from lab.missing import SYMBOLS, context, missing
+from lab.solved import accuracy, asked, intervened, longer, solved
+from plumbing.checkpoint import load_model
+from train import train
+
+FEW = {"n_items": 3, "n_symbols": 5, "n_contexts": 300, "n_val_contexts": 40}
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A short run of differential on three items, in out/run; returns its model."""
+    missing(**FEW)
+    (shape,), options = bind(train, [], {"block_size": 8, "n_layer": 2, "n_head": 4, "n_embd": 16})
+    shape.attention = "differential"
+    options |= {"dataset": "missing", "max_iters": 6, "eval_interval": 3, "batch_size": 16, "out_dir": "out/run"}
+    train(shape, **options | {"warmup_iters": 2, "learning_rate": 1e-2})
+    return load_model("out/run/ckpt.pt")[0]
+
+
+@pytest.mark.parametrize(("n", "symbols"), [(2, 2), (12, 32), (87, 88)])
+def test_a_context_asks_for_what_its_second_list_lacks(n, symbols):
+    for seed in range(40):
+        text = context(random.Random(seed), n, symbols)
+        first, rest = text.split("|")
+        second, answer = rest.split("?")
+        assert len(first) == len({*first}) == n and {*first} <= {*SYMBOLS[:symbols]}
+        assert {*first} - {*second} == {answer} and len(second) == n - 1 and {*second} < {*first}
+
+
+def test_neither_place_nor_order_gives_the_answer_away():
+    texts = [context(random.Random(seed), 4, 9) for seed in range(4000)]
+    places = np.bincount([text.index(text[-1]) for text in texts]) / len(texts)
+    assert places == pytest.approx([0.25] * 4, abs=0.03)
+    kept = [[c for c in text[:4] if c != text[-1]] == [*text[5:8]] for text in texts]
+    assert np.mean(kept) == pytest.approx(1 / 6, abs=0.03)  # as often as any other order of three
+
+
+def test_symbols_are_single_bytes_and_no_separators():
+    assert len({*SYMBOLS}) == len(SYMBOLS) == len(SYMBOLS.encode()) == 88 and not {*"|?"} & {*SYMBOLS}
+
+
+def test_contexts_are_records_of_which_the_answer_counts():
+    folder = missing(**FEW)
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["record"] == {"length": 8, "scored": [7]} and meta["missing"] == {"n_items": 3, "n_symbols": 5}
+    for part, n in (("train", 300), ("val", 40)):
+        tokens = (folder / f"{part}.bin").read_bytes()
+        assert len(tokens) == 8 * n and meta[part]["sha256"] == hashlib.sha256(tokens).hexdigest()
+        assert all(tokens[i + 3 :: 8].startswith(b"|") for i in (0, 8)) and {*tokens[6::8]} == {ord("?")}
+    _, options = parse(missing, shlex.split(meta["command"])[3:])
+    again = missing(**options | {"name": "again"})
+    assert (again / "train.bin").read_bytes() == (folder / "train.bin").read_bytes()
+    other = missing(**FEW, seed=2, name="other")
+    assert all((other / f).read_bytes() != (folder / f).read_bytes() for f in ("train.bin", "val.bin"))
+
+
+def test_what_cannot_be_made_is_a_mistake():
+    with pytest.raises(UsageError, match="n_symbols=32: must be at least n_items=40"):
+        missing(n_items=40)
+
+
+def test_a_run_on_it_logs_its_accuracy(run, capsys):
+    rows = metrics("run")
+    assert ["accuracy" in row for row in rows] == [True, False, False, True, False, False, True]
+    tokens = torch.tensor([*Path("data/missing/val.bin").read_bytes()]).view(-1, 8)
+    with torch.no_grad():
+        right = (run(tokens[:, :-1])[:, -1].argmax(-1) == tokens[:, -1]).float().mean().item()
+    assert rows[-1]["accuracy"] == pytest.approx(right)
+
+
+def test_the_preset_is_for_the_task_as_it_is_made():
+    (shape,), options = parse(train, [str(ROOT / "config/missing.toml")])
+    defaults = missing.__kwdefaults__
+    assert shape.block_size == 2 * defaults["n_items"] + 2 and options["dataset"] == defaults["name"]
+
+
+# ---------------------------------------------------------------------------- how it is answered
+
+
+def test_questions_are_fresh_and_end_before_their_answers():
+    x, y = asked(12, 32, 50, 1)
+    assert x.shape == (50, 25) and y.shape == (50,)
+    for tokens, answer in zip(x.tolist(), y.tolist(), strict=True):
+        assert {*tokens[:12]} - {*tokens[13:24]} == {answer}
+    assert torch.equal(asked(12, 32, 50, 1)[0], x) and not torch.equal(asked(12, 32, 50, 2)[0], x)
+
+
+def test_longer_windows_change_nothing_in_shorter_ones(run):
+    x, _ = asked(3, 5, 9, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(longer(run, 40)(x), run(x))
+    assert longer(run, 40)(torch.zeros(1, 81, dtype=torch.long)).shape[:2] == (1, 81)
+
+
+def test_accuracy_is_the_share_of_likeliest_answers(run):
+    x, y = asked(3, 5, 200, 1)
+    with torch.no_grad():
+        likeliest = run(x)[:, -1].argmax(-1)
+    assert accuracy(run, x, likeliest) == 1 and accuracy(run, x, likeliest + 1) == 0
+    assert accuracy(run, x, y) == pytest.approx((likeliest == y).float().mean().item())
+
+
+def test_what_is_replaced_is_replaced(run, monkeypatch):
+    x, y = asked(3, 5, 400, 1)
+    found = intervened(run, x, y)
+    assert found["nothing replaced"] == accuracy(run, x, y)
+    attentions = [block.attention for block in run.blocks]
+    with replaced(attentions, mix=lambda a, mix, x, q, k, v: a.attend(q[:, 0::2], k[:, 0::2], v)):
+        assert found["λ by 0"] == accuracy(run, x, y)
+    with replaced(attentions[-1:], mix=lambda a, mix, x, q, k, v: a.attend(q[:, 0::2], k[:, 0::2], v)):
+        assert found["λ by 0, last layer"] == accuracy(run, x, y)
+
+
+def test_its_report_and_pictures(run, capsys):
+    entries = solved("out/run", lengths=(2, 3, 4), contexts=50)
+    report = json.loads(Path("out/solved/solved.json").read_text())
+    assert [*report["checkpoints"][0]["by_length"]] == ["2", "3", "4"] and len(entries) == 1
+    assert entries[0]["by_length"][3] == entries[0]["interventions"]["nothing replaced"]
+    assert Path("out/solved/answer-differential-1337.png").stat().st_size > 10_000
+    assert "A₂ by its mean" in capsys.readouterr().out
+
+
+def test_other_checkpoints_are_refused(go):
+    go()
+    with pytest.raises(UsageError, match=r"out/run was not trained on a dataset of lab\.missing"):
+        solved("out/run")
+    with pytest.raises(UsageError, match="CHECKPOINTS"):
+        solved()
+
+
+def test_more_items_than_symbols_are_refused(run):
+    with pytest.raises(UsageError, match="lengths=6: out/run knows 5 different items"):
+        solved("out/run", lengths=(3, 6))
+
+
+@pytest.mark.slow
+def test_subtraction_finds_the_missing_one_where_vanilla_does_not_yet():
+    """What README and results say, in half of the steps."""
+    missing(n_contexts=20000)
+    found = {}
+    for attention in ("vanilla", "differential"):
+        (shape,), options = parse(train, [str(ROOT / "config/missing.toml"), f"--attention={attention}"])
+        train(shape, **options | {"max_iters": 200, "out_dir": f"out/{attention}"})
+        found[attention] = metrics(attention)[-1]["accuracy"]
+    assert found["differential"] > 0.98 and found["vanilla"] < 0.3
