@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from configurable import PositiveFloat, PositiveInt, UsageError, check_ranges, one_of, run
+from configurable import PositiveFloat, PositiveInt, UsageError, check_ranges, one_of, run, show
 from lab.compare import Seeds, spread
 from lab.show import look, table
 from model import ATTENTION, GPT, GPTConfig
@@ -62,18 +62,17 @@ def one_layer(
         for seed, w, n, sigma, a, h in itertools.product(seeds, widths, n_items, sigmas, attentions, n_heads)
         if h % ATTENTION[a].maps_per_head == 0
     ]
+    if not settings:
+        raise UsageError(f"n_heads={show(n_heads)}: {attentions[0]} needs a multiple of 2")
+    for one in settings:
+        shape(one["attention"], one["n_head"], one["n_items"])
     about = {"command": sys.argv, "commit": provenance()["commit"], "device": device_name(torch.device("cpu"))}
     with locked(out / ".lock", f"training in {out}"):
         runs = runs_before(out / "results.json", settings)
         for setting in tqdm(settings, unit="run", disable=None):
             if not any(setting.items() <= one.items() for one in runs):
                 runs.append(setting | trained(**setting))
-                report = {
-                    "command": sys.argv,
-                    "commit": provenance()["commit"],
-                    "device": device_name(torch.device("cpu")),
-                }
-                write_json(out / "results.json", report | {"runs": runs})
+                write_json(out / "results.json", about | {"runs": runs})
     rows = summary(runs)
     print(table([cells(row) for row in rows]))
     draw(out / f"{task}.png", rows)
@@ -132,11 +131,19 @@ def least_error(sigma, n):
 # ---------------------------------------------------------------------------- training
 
 
+def shape(attention, n_head, n_items):
+    """The shape of a model with one layer. Raises UsageError for one that cannot be built."""
+    sizes = {"n_layer": 1, "n_head": n_head, "n_embd": C, "block_size": n_items, "vocab_size": 1}
+    try:
+        return GPTConfig(attention, init_std=C**-0.5, fused=False, **sizes)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 def trained(task, width, n_items, sigma, attention, n_head, seed, learning_rate, steps):
     """{"error", "parameters"} and of a mechanism with λ also {"lam"}, after training."""
     torch.manual_seed(seed)
-    shape = {"n_layer": 1, "n_head": n_head, "n_embd": C, "block_size": n_items, "vocab_size": 1, "fused": False}
-    layer = GPT(GPTConfig(attention, init_std=C**-0.5, **shape)).blocks[0].attention
+    layer = GPT(shape(attention, n_head, n_items)).blocks[0].attention
     layer.rotate = lambda q, start: q  # no positions
     optimizer = AdamW(layer.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     draw = torch.Generator().manual_seed(seed)

@@ -269,6 +269,21 @@ def test_needles_are_counted_over_seeds(capsys):
     assert "N = 2" in said and "on other needles" in said and Path("out/compare-needles/needles.png").exists()
 
 
+def test_accuracy_at_the_end_and_when_it_was_first_99_percent():
+    runs = {("vanilla", 1): [0.0, 0.2, 0.3], ("vanilla", 2): [0.0, 0.1, 0.5], ("softmax1", 1): [0.1, 0.995, 0.98]}
+    runs |= {("softmax1", 2): [0.0, 0.9899, 1.0]}
+    more = {"steps": [0, 50, 100], "val_losses": [3.0, 2.0, 1.0]}
+    rows = [row(*key, 1.0, accuracies=accuracies, **more) for key, accuracies in runs.items()]
+    vanilla, softmax1 = summary = summarize(rows, ("vanilla", "softmax1"))
+    assert vanilla["accuracy"]["mean"] == pytest.approx(0.4) and vanilla["solved_at"] == [None, None]
+    assert softmax1["accuracy"]["mean"] == pytest.approx(0.99) and softmax1["solved_at"] == [50, 100]
+    cells = loss_cells(softmax1)
+    assert cells["99 % at step, per seed"] == "50 100" and cells["accuracy at the end, mean ± sd"] == "0.99 ± 0.01"
+    assert loss_cells(vanilla)["99 % at step, per seed"] == "– –"
+    draw(Path(), "a title", rows, summary)
+    assert Path("accuracy.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
