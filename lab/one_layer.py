@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from configurable import PositiveFloat, PositiveInt, UsageError, check_ranges, one_of, run, show
@@ -46,8 +47,8 @@ def one_layer(
     widths: Annotated[tuple[int, ...], "at least 1 and at most 48"] = (48,),  # numbers of channels of a value
     sigmas: Annotated[tuple[float, ...], "at least 0 and finite"] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0),  # σ of noise
     seeds: Seeds = (1, 2, 3, 4),  # every setting is trained once with each seed
-    learning_rate: PositiveFloat = 5e-3,  # highest learning rate; it falls to 0 over the second half
-    steps: PositiveInt = 800,  # training steps, of 64 fresh contexts each
+    learning_rate: PositiveFloat = 5e-3,  # highest learning rate, after 100 steps; it falls to 0 over the second half
+    steps: PositiveInt = 1600,  # training steps, of 64 fresh contexts each
     out_dir: str | None = None,  # folder for results.json and the figure; none: out/one-layer-<task>
 ):
     """Train one attention layer on a task that asks for a subtraction, and compare it with theory. Returns the runs."""
@@ -148,11 +149,12 @@ def trained(task, width, n_items, sigma, attention, n_head, seed, learning_rate,
     optimizer = AdamW(layer.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     draw = torch.Generator().manual_seed(seed)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * min(1, 2 * (1 - step / steps))
+        optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 100, 2 * (1 - step / steps))
         x, y = contexts(task, 64, n_items, width, sigma, draw)
         loss = ((last_row(layer, x)[:, :width] - y) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
+        clip_grad_norm_(layer.parameters(), 1.0)
         optimizer.step()
     with torch.no_grad():
         x, y = contexts(task, 4096, n_items, width, sigma, draw)
