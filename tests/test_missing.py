@@ -25,7 +25,7 @@ FEW = {"n_items": 3, "n_symbols": 5, "n_contexts": 300, "n_val_contexts": 40}
 def run(monkeypatch):
     """A short run of differential on three items, in out/run; returns its model."""
     missing(**FEW)
-    (shape,), options = bind(train, [], {"block_size": 8, "n_layer": 2, "n_head": 4, "n_embd": 16})
+    (shape,), options = bind(train, [], {"block_size": 8, "n_layer": 2, "n_head": 4, "n_embd": 16, "init_std": 0.5})
     shape.attention = "differential"
     options |= {"dataset": "missing", "max_iters": 6, "eval_interval": 3, "batch_size": 16, "out_dir": "out/run"}
     train(shape, **options | {"warmup_iters": 2, "learning_rate": 1e-2})

@@ -46,6 +46,19 @@ def test_each_mechanism_gets_the_same_budget_and_is_compared_at_its_best(go, cap
     assert Path("out/tuned/loss.png").exists()
 
 
+def test_a_setting_is_chosen_only_after_all_tuning_seeds(go, monkeypatch):
+    """Here the second tuning seed is bad luck for all that are trained with it."""
+    monkeypatch.setattr(
+        lab.tune, "best_loss", lambda folder: float(folder.name.split("-")[1]) + 10 * ("-12" in folder.name)
+    )
+    go()
+    report = json.loads(Path("out/tuned/results.json").read_text())
+    assert report["tuning"]["vanilla-0.02-0.001-2"] == {"11": 0.02, "12": 10.02}
+    assert (
+        report["chosen"]["vanilla"].startswith("vanilla-0.02") and "12" not in report["tuning"]["vanilla-0.2-0.001-2"]
+    )
+
+
 def test_the_same_command_goes_on(go, monkeypatch):
     table = go()
     monkeypatch.setattr(lab.runs, "begin", None)
