@@ -61,8 +61,21 @@ keep missing-long results.json accuracy.png
 python -m lab.tune config/missing.toml --init_stds=0.02,0.088,0.125 --learning_rates=1e-3,2e-3,4e-3 --n_heads=2,4,8 \
     --seeds=1,2,3,4,5,6,7,8 --jobs=2 --out_dir=out/missing-tune
 keep missing-tune results.json accuracy.png
-python -m lab.solved $(checkpoints missing 0.002 1 2 3 4 5 6 7 8) --out_dir=out/solved
+python -m lab.solved out/missing/differential-0.002-{1,2,3,4,5,6,7,8} --out_dir=out/solved
 keep solved solved.json answer-differential-1.png
+for layers in 1 4; do # decides: the same order of mechanisms as with two layers, in all seeds
+    python -m lab.compare config/missing.toml --n_layer=$layers --seeds=1,2,3,4 --jobs=2 --out_dir=out/missing-$layers-layers
+    keep missing-$layers-layers results.json
+done
+missing() { # ITEMS SYMBOLS STEPS: the task with more or fewer items; decides: the same order in all seeds
+    [ -d "data/missing-$1" ] || python -m lab.missing --n_items=$1 --n_symbols=$2 --name=missing-$1
+    python -m lab.compare config/missing.toml --dataset=missing-$1 --block_size=$((2 * $1 + 2)) --max_iters=$3 \
+        --attentions=vanilla,differential --seeds=1,2,3,4 --jobs=2 --out_dir=out/missing-$1
+    keep missing-$1 results.json
+}
+missing 6 16 400
+missing 24 64 800
+missing 48 88 800
 
 # Text, a fair recipe. Decides: a mechanism is ahead of or behind vanilla if the 95 % interval of its paired difference over
 # six fresh seeds, each mechanism at its best of 12 settings, does not hold 0; else there is no difference that we can see.
