@@ -209,7 +209,7 @@ def of_missing():
         yield "results.md", f"| {name} | {init_std} | {rate} | {n_head} |"
     solved = results("solved")["checkpoints"]
     for kind in ("by_length", "interventions"):
-        for key in solved[0][kind]:
+        for key in solved[0][kind].keys() - {name for name in solved[0][kind] if "last layer" in name}:
             some = [entry[kind][key] for entry in solved]
             yield "results.md", f"| {key} | {np.mean(some):.2f} ± {np.std(some, ddof=1):.2f} |"
 
