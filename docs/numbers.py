@@ -9,6 +9,8 @@ import numpy as np
 from configurable import UsageError
 from lab.analyze import summary
 from lab.compare import paired
+from lab.one_layer import best_lam, least_error
+from lab.one_layer import summary as of_settings
 from lab.show import THE_FOUR
 
 DOCS = Path(__file__).parent
@@ -45,7 +47,8 @@ def value(text):
 
 def numbers():
     """(page, text): what the pages say of docs/results, computed from there again."""
-    for some in (of_losses, of_first_weights, of_maps, of_interventions, of_lambda, of_speed, of_mistakes, of_missing):
+    of_text = (of_losses, of_first_weights, of_maps, of_interventions, of_lambda, of_speed, of_mistakes)
+    for some in (*of_text, of_missing, of_one_layer):
         yield from some()
 
 
@@ -222,3 +225,23 @@ def accuracy(row):
 def solved_at(row):
     """At which step each seed was first right in 99 of 100 contexts; – where it never was."""
     return " ".join("–" if step is None else str(step) for step in row["solved_at"])
+
+
+def of_one_layer():
+    """One layer alone: λ learned and derived, errors, and those of regression in the context."""
+    rows = {(r["attention"], r["n_items"], r["sigma"]): r for r in of_settings(results("noise")["runs"])}
+    for (name, n, sigma), row in rows.items():
+        if name == "no-norm":
+            lams = " ".join(f"{lam:.3f}" for lam in row["lams"])
+            theory = f"{best_lam(sigma, n):.3f} | {lams} | {least_error(sigma, n):.4f} | {error(row)}"
+            others = " | ".join(error(rows[other, n, sigma]) for other in ("differential", "vanilla"))
+            yield "results.md", f"| {n} | {sigma:g} | {theory} | {others} |"
+    for row in of_settings([*results("noise-narrow")["runs"], *results("noise-heads")["runs"]]):
+        yield "results.md", f"| {row['width']} | {row['attention']} | {row['n_head']} | {error(row)} |"
+    for row in of_settings(results("regression")["runs"]):
+        yield "results.md", f"| {row['width']} | {row['attention']} | {row['n_head']} | {error(row)} |"
+
+
+def error(row):
+    """Mean ± standard deviation of a setting's error."""
+    return f"{row['error']['mean']:.3f} ± {row['error']['sd']:.3f}"

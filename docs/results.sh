@@ -46,19 +46,19 @@ keep analysis-needles analysis.json needles.png map-{vanilla,differential}.png
 look analysis-needles-seeds $(checkpoints needles 0.002 1 2 3) --tokens=16384
 keep analysis-needles-seeds analysis.json
 
-# Which one is missing? Decides, written before the runs: subtraction helps if differential's accuracy at the end is above
-# that of each of the other three for all seeds, at the preset and with each mechanism at its best of 27 settings; and it
-# is the sign that helps if add-only, wide-values and lambda-zero stay with vanilla. Faster learning, not a better end,
-# if vanilla too is above 99 % after 1600 steps.
+# Which one is missing? What decides (written when out/missing and a first out/missing-controls had run, before all others):
+# subtraction helps if differential's accuracy at the end is above that of each of the other three for all seeds, at
+# the preset and with each mechanism at its best of 45 settings; and it is the sign that helps if add-only, wide-values and
+# lambda-zero stay with vanilla. Faster learning, not a better end, if vanilla too is above 99 % after 1600 steps.
 [ -d data/missing ] || python -m lab.missing
-controls=add-only,no-norm,fixed-lambda,lambda-zero,wide-values,normed-vanilla,sum,v2,tied,init-0.8,init-0.5,no-scale
+controls=add-only,no-norm,fixed-lambda,lambda-zero,wide-values,normed-vanilla,sum,v2,tied,tied-0.9,init-0.8,init-0.5,no-scale
 python -m lab.compare config/missing.toml --attentions=vanilla,differential,$controls --seeds=1,2,3,4 --jobs=2 --out_dir=out/missing-controls
 keep missing-controls results.json
 python -m lab.compare config/missing.toml --seeds=1,2,3,4,5,6,7,8 --jobs=2 --out_dir=out/missing
 keep missing results.json accuracy.png lam.png
 python -m lab.compare config/missing.toml --seeds=1,2,3,4 --max_iters=1600 --jobs=2 --out_dir=out/missing-long
 keep missing-long results.json accuracy.png
-python -m lab.tune config/missing.toml --init_stds=0.02,0.088,0.125 --learning_rates=1e-3,2e-3,4e-3 --n_heads=2,4,8 \
+python -m lab.tune config/missing.toml --init_stds=0.02,0.088,0.125 --learning_rates=5e-4,1e-3,2e-3,4e-3,8e-3 --n_heads=2,4,8 \
     --seeds=1,2,3,4,5,6,7,8 --jobs=2 --out_dir=out/missing-tune
 keep missing-tune results.json accuracy.png
 python -m lab.solved out/missing/differential-0.002-{1,2,3,4,5,6,7,8} --out_dir=out/solved

@@ -1,4 +1,4 @@
-"""Where is the ablation? Differential attention with one thing changed, and vanilla with one thing of it added."""
+"""Which part of it matters? Differential attention with one part changed, and vanilla with one part added."""
 
 import torch.nn as nn
 
@@ -42,7 +42,7 @@ class LambdaZero(FixedLambda):
 
 
 class Tied(FixedLambda):
-    """tied: A = softmax(S₁) − λ_init softmax(S₂), with no norm: two heads with one value and opposite outputs."""
+    """tied: A = softmax(S₁) − λ_init softmax(S₂): λ is not learned, and there is no head norm."""
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
@@ -50,6 +50,14 @@ class Tied(FixedLambda):
 
     def norm(self, y):
         return y
+
+
+class Tied09(Tied):
+    """tied-0.9: A = softmax(S₁) − 0.9 softmax(S₂), with no head norm."""
+
+    def __init__(self, config, depth):
+        super().__init__(config, depth)
+        self.lam_init = 0.9
 
 
 class NormedVanilla(Attention):
@@ -78,6 +86,7 @@ ABLATIONS = {
     "fixed-lambda": FixedLambda,
     "lambda-zero": LambdaZero,
     "tied": Tied,
+    "tied-0.9": Tied09,
     "normed-vanilla": NormedVanilla,
     "wide-values": WideValues,
 }

@@ -6,7 +6,7 @@ from model import Attention, Differential
 
 
 class Sum(Differential):
-    """sum: A = softmax(S₁) + λ softmax(S₂); λ is learned, and may become negative."""
+    """sum: A = softmax(S₁) + λ softmax(S₂), where λ may become negative. `lam`, which train.py logs, is −λ."""
 
     @property
     def lam(self):
@@ -14,7 +14,7 @@ class Sum(Differential):
 
 
 class AddOnly(Differential):
-    """add-only: A = softmax(S₁) + |λ| softmax(S₂), which can never subtract."""
+    """add-only: A = softmax(S₁) + |λ| softmax(S₂), which can never subtract. `lam`, which train.py logs, is −|λ|."""
 
     @property
     def lam(self):

@@ -26,7 +26,7 @@ def draw(out, title, rows, summary):
         save_figure(out / "accuracy.png", title, [functools.partial(draw_accuracies, chosen)])
     if best and "exact" in summary[0]:
         save_figure(out / "needles.png", title, [functools.partial(draw_needles, chosen)])
-    if len({row["learning_rate"] for row in summary}) > 1:
+    if len({row["attention"] for row in summary}) < len(summary):  # several rates of one mechanism
         save_figure(out / "rates.png", title, [functools.partial(draw_rates, summary)])
 
 
@@ -76,7 +76,7 @@ def draw_watched(runs, name, axes):
     values = np.array([[[np.mean(layer) for layer in row] for row in run[name]] for run in runs])  # seed, step, layer
     n_layer = values.shape[2]
     for layer in range(n_layer):
-        color, dashes = colormaps["viridis"](0.9 * layer / max(1, n_layer - 1)), ("-", "--", "-.", ":")[layer % 4]
+        color, dashes = colormaps["viridis"](0.75 * layer / max(1, n_layer - 1)), ("-", "--", "-.", ":")[layer % 4]
         style = {"color": color, "ls": dashes}
         axes.plot(runs[0]["steps"], values[:, :, layer].T, lw=0.8, alpha=0.7, **style)
         mark = {"marker": "osD^v<>"[layer % 7], "ms": 5, "lw": 2.2}
@@ -91,6 +91,8 @@ def draw_accuracies(chosen, axes):
         curves, x, style = np.array([run["accuracies"] for run in runs]), runs[0]["steps"], look(name)
         axes.plot(x, curves.T, color=style["color"], lw=0.8, alpha=0.5)
         axes.plot(x, curves.mean(0), label=name, lw=2.2, ms=5, **style)
+    if task := runs[0].get("data", {}).get("missing"):
+        axes.axhline(1 / task["n_items"], color="0.4", ls=":", label="a guess among the items")
     axes.set(xlabel="step", ylabel="accuracy on validation contexts", ylim=(-0.03, 1.03), title="seeds, and their mean")
     axes.legend()
 

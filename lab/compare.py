@@ -23,7 +23,7 @@ from configurable import PositiveInt, UsageError, bind, check_ranges, one_of, ru
 from lab.bench import Plan, training_steps
 from lab.charts import draw
 from lab.needles import find_needles, task_of
-from lab.runs import best_loss, is_done, run_all
+from lab.runs import is_done, outcome, run_all
 from lab.show import THE_FOUR, table
 from model import ATTENTION, GPTConfig
 from plumbing.checkpoint import load, load_model
@@ -171,7 +171,7 @@ def result(folder):
     accuracies = [row["accuracy"] for row in evaluations if "accuracy" in row]
     return {
         **{name: saved["options"][name] for name in ("attention", "learning_rate", "seed", "dataset", "max_iters")},
-        "val_loss": best_loss(folder),
+        "val_loss": outcome(folder)["val_loss"],
         "last_val_loss": evaluations[-1]["val_loss"],
         "steps": [row["step"] for row in evaluations],
         "val_losses": [row["val_loss"] for row in evaluations],
@@ -291,7 +291,7 @@ def student(freedom):
 
 def print_tables(title, summary):
     """Print what `summarize` returns."""
-    several_rates = len({row["learning_rate"] for row in summary}) > 1
+    several_rates = len({row["attention"] for row in summary}) < len(summary)
     print(f"\n{title}\n\n{table([loss_cells(row, several_rates) for row in summary])}")
     if "exact" in summary[0]:
         print("\nqueries answered exactly, and shares of |a| in the rows that answer (mean over all heads)\n")

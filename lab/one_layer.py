@@ -9,7 +9,7 @@ regression  n tokens of x ~ N(0, I) in R⁵ and a value y = W x + 0.1 N(0, I), w
             Query: another x. Answer: its W x.
 
 The last token also carries the query, in channels of its own: so every token that it sees has a value. No positions,
-residual stream, norm or MLP: what is read is what the layer gives. Error: mean squared error ÷ variance of the answer.
+residual stream, norm or MLP: the answer is the layer's output itself. Error: squared error ÷ variance of the answer.
 After an interruption the same command continues.
 """
 
@@ -35,17 +35,20 @@ from plumbing.machine import AdamW, device_name
 from plumbing.run import provenance
 
 C, KEY, FEATURES, NOISE = 64, 8, 5, 0.1
+NAMES = ("vanilla", "differential", "no-norm")
+SIGMAS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 Many = Annotated[tuple[int, ...], "at least 1"]
+Sigmas = Annotated[tuple[float, ...], "more than 0"]
 
 
 def one_layer(
     *,
     task: Literal["noise", "regression"] = "noise",  # what is to be learnt
-    attentions: tuple[str, ...] = ("vanilla", "differential", "no-norm"),  # mechanisms; no-norm is differential without
+    attentions: tuple[str, ...] = NAMES,  # mechanisms; no-norm: differential without its head norm
     n_heads: Many = (2,),  # numbers of softmax maps; differential needs an even number, and is left out at others
     n_items: Many = (16, 32),  # numbers of tokens in a context, n
     widths: Annotated[tuple[int, ...], "at least 1 and at most 48"] = (48,),  # numbers of channels of a value
-    sigmas: Annotated[tuple[float, ...], "at least 0 and finite"] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0),  # σ of noise
+    sigmas: Sigmas | None = None,  # standard deviations of the shared noise; none: 0.125,0.25,0.5,1,2,4; only for noise
     seeds: Seeds = (1, 2, 3, 4),  # every setting is trained once with each seed
     learning_rate: PositiveFloat = 5e-3,  # highest learning rate, after 100 steps; it falls to 0 over the second half
     steps: PositiveInt = 1600,  # training steps, of 64 fresh contexts each
@@ -56,10 +59,14 @@ def one_layer(
     for word in attentions:
         one_of("attentions", word, ATTENTION)
     out = Path(out_dir or f"out/one-layer-{task}")
-    sigmas = sigmas if task == "noise" else (NOISE,)
+    if task == "regression":
+        if sigmas:
+            raise UsageError("sigmas: are those of --task=noise; leave them out")
+        sigmas = (NOISE,)
+    sigmas, code = sigmas or SIGMAS, {a: provenance(a)["code"] for a in attentions}
     settings = [
         {"task": task, "width": w, "n_items": n, "sigma": sigma, "attention": a, "n_head": h, "seed": seed}
-        | {"learning_rate": learning_rate, "steps": steps}
+        | {"learning_rate": learning_rate, "steps": steps, "code": code[a]}
         for seed, w, n, sigma, a, h in itertools.product(seeds, widths, n_items, sigmas, attentions, n_heads)
         if h % ATTENTION[a].maps_per_head == 0
     ]
@@ -91,7 +98,7 @@ def runs_before(path, settings):
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{path} is damaged: remove it, or choose another --out_dir") from None
     if others:
-        raise UsageError(f"{path} has runs of other options: choose another --out_dir")
+        raise UsageError(f"{path} has runs of other options or code: choose another --out_dir")
     return runs
 
 
@@ -141,7 +148,7 @@ def shape(attention, n_head, n_items):
         raise UsageError(str(error)) from None
 
 
-def trained(task, width, n_items, sigma, attention, n_head, seed, learning_rate, steps):
+def trained(task, width, n_items, sigma, attention, n_head, seed, learning_rate, steps, code=""):
     """{"error", "parameters"} and of a mechanism with λ also {"lam"}, after training."""
     torch.manual_seed(seed)
     layer = GPT(shape(attention, n_head, n_items)).blocks[0].attention

@@ -81,9 +81,11 @@ def is_done(folder, options, meta):
     return done
 
 
-def best_loss(folder):
-    """The lowest validation loss of the run in `folder`."""
-    return min(row["val_loss"] for row in read_metrics(folder / "metrics.jsonl") if "val_loss" in row)
+def outcome(folder):
+    """{"val_loss": the lowest of the run in `folder`}, and of a task also {"accuracy": the one after its last step}."""
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if "val_loss" in row]
+    last = {name: rows[-1][name] for name in ("accuracy",) if name in rows[-1]}
+    return {"val_loss": min(row["val_loss"] for row in rows)} | last
 
 
 def steps_done(folder):

@@ -26,7 +26,7 @@ from lab.compare import (
     summarize,
     with_defaults,
 )
-from lab.runs import best_loss, is_done, run_all
+from lab.runs import is_done, outcome, run_all
 from lab.show import THE_FOUR, table
 from plumbing.dataset import load_dataset
 from plumbing.files import locked, write_json
@@ -34,15 +34,17 @@ from plumbing.machine import device_name, find_device
 from plumbing.run import provenance
 from train import check_options, preset, train
 
+Sizes = Annotated[tuple[float, ...], "more than 0"]
+Counts = Annotated[tuple[int, ...], "at least 1"]
 GRID = ("init_std", "learning_rate", "n_head")  # what is tuned
 
 
 def tune(
     *,
     attentions: tuple[str, ...] = THE_FOUR,  # mechanisms; each is compared with the first
-    init_stds: Annotated[tuple[float, ...], "more than 0"] | None = None,  # init_std to try; none: only --init_std
-    learning_rates: Rates | None = None,  # rates to try; none: only --learning_rate
-    n_heads: Annotated[tuple[int, ...], "at least 1"] | None = None,  # n_head to try; none: only --n_head
+    init_stds: Sizes | None = None,  # values of init_std to try; none: the one value of --init_std
+    learning_rates: Rates | None = None,  # learning rates to try; none: the one value of --learning_rate
+    n_heads: Counts | None = None,  # values of n_head to try; none: the one value of --n_head
     tuning_seeds: Seeds = (101, 102, 103),  # seeds to choose with; every setting is trained with the first of them
     n_best: PositiveInt = 3,  # settings per mechanism that are trained with the other tuning seeds too
     seeds: Seeds = (1, 2, 3, 4, 5, 6),  # fresh seeds, each trained with the chosen setting of every mechanism
@@ -68,24 +70,29 @@ def tune(
     out = Path(out_dir or f"out/tune-{data.name}")
     with locked(out / ".lock", f"tuning in {out}"):
         first, *others = tuning_seeds
-        tried = losses_of(out, settings, [first], data.meta, jobs)
-        for name, more in losses_of(out, best_of(tried, settings, attentions, n_best), others, data.meta, jobs).items():
-            tried[name] |= more
-        complete = {name: losses for name, losses in tried.items() if losses.keys() == {*tuning_seeds}}
+        tried, _ = outcomes(out, settings, [first], data.meta, jobs)
+        more, _ = outcomes(out, best_of(tried, settings, attentions, n_best), others, data.meta, jobs)
+        tried = {name: by_seed | more.get(name, {}) for name, by_seed in tried.items()}
+        complete = {name: by_seed for name, by_seed in tried.items() if by_seed.keys() == {*tuning_seeds}}
         chosen = best_of(complete, settings, attentions, 1)
-        folders = [out / f"{name}-{seed}" for name in losses_of(out, chosen, seeds, data.meta, jobs) for seed in seeds]
-        rows = [result(folder) for folder in folders if folder.exists()]
+        fresh, failed = outcomes(out, chosen, seeds, data.meta, jobs)
+        folders = [out / f"{name}-{seed}" for name, by_seed in fresh.items() for seed in by_seed]
+        if not folders:
+            raise UsageError(f"no run with fresh seeds is left: {next(iter(failed.values()))}")
+        rows = [result(folder) for folder in folders]
         summary = summarize(rows, attentions)
         report = {"command": sys.argv, "commit": provenance()["commit"], "device": device_name(device), "jobs": jobs}
         report |= {"grid": grid, "tuning": tried, "chosen": {x["attention"]: name_of(x) for x in chosen}}
-        write_json(out / "results.json", report | {"table": summary, "runs": rows})
+        write_json(out / "results.json", report | {"table": summary, "failed": failed, "runs": rows})
     title = description(rows, device, jobs)
     n_settings, by = math.prod(map(len, grid.values())), show(tuning_seeds)
     print(f"\nthe best of {n_settings} settings per mechanism, chosen with seeds {by}\n")
-    print(table([setting_cells(one, tried[name_of(one)]) for one in chosen]))
+    print(table([table_row(one, tried[name_of(one)]) for one in chosen]))
     print_tables(title, summary)
     draw(out, title, rows, summary)
     print(f"\n{out}: results.json and figures")
+    if failed:
+        sys.exit(1)
     return summary
 
 
@@ -105,8 +112,8 @@ def name_of(setting):
     return f"{setting['attention']}-" + "-".join(repr(setting[name]) for name in GRID)
 
 
-def losses_of(out, settings, seeds, meta, jobs):
-    """Train every setting with every seed: {name of a setting: {seed: lowest validation loss}}, less what failed.
+def outcomes(out, settings, seeds, meta, jobs):
+    """Train every setting with every seed: ({name of a setting: {seed: outcome}}, {name of a run that failed: why}).
 
     Ends the program where a signal stopped the runs.
     """
@@ -118,28 +125,33 @@ def losses_of(out, settings, seeds, meta, jobs):
         sys.exit(128 + signal)
     for name, why in failed.items():
         print(f"{name} failed, and is left out: {why}")
-    losses = {}
+    found = {}
     for name, options in runs.items():
         if name not in failed:
-            losses.setdefault(name_of(options), {})[options["seed"]] = best_loss(out / name)
-    return losses
+            found.setdefault(name_of(options), {})[options["seed"]] = outcome(out / name)
+    return found, failed
 
 
-def best_of(losses, settings, attentions, n):
-    """The n settings of each mechanism with the lowest mean loss. Raises UsageError where a mechanism has none."""
+def best_of(tried, settings, attentions, n):
+    """The n settings of each mechanism in `tried` with the lowest mean loss. Raises UsageError where there is none."""
     best = []
     for attention in attentions:
-        mine = [one for one in settings if one["attention"] == attention and name_of(one) in losses]
+        mine = [one for one in settings if one["attention"] == attention and name_of(one) in tried]
         if not mine:
-            raise UsageError(f"{attention}: every setting failed")
-        best += sorted(mine, key=lambda one: statistics.fmean(losses[name_of(one)].values()))[:n]
+            raise UsageError(f"{attention}: no setting is left, runs of all of them failed")
+        best += sorted(mine, key=lambda one: mean_loss(tried[name_of(one)]))[:n]
     return best
 
 
-def setting_cells(setting, losses):
+def mean_loss(by_seed):
+    """The mean of the losses in {seed: outcome}."""
+    return statistics.fmean(one["val_loss"] for one in by_seed.values())
+
+
+def table_row(setting, by_seed):
     """A row of the table of chosen settings."""
     cells = {name: setting[name] for name in ("attention", *GRID)}
-    return cells | {"best val loss, mean over tuning seeds": f"{statistics.fmean(losses.values()):.4f}"}
+    return cells | {"best val loss, mean over tuning seeds": f"{mean_loss(by_seed):.4f}"}
 
 
 if __name__ == "__main__":

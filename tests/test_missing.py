@@ -13,8 +13,8 @@ import torch
 from configurable import UsageError, bind, parse
 from conftest import ROOT, metrics
 from lab.interventions import replaced
-from lab.missing import SYMBOLS, context, missing
-from lab.solved import accuracy, asked, intervened, longer, solved
+from lab.missing import SYMBOLS, draw_context, missing
+from lab.solved import accuracy, draw_contexts, intervened, longer, solved
 from plumbing.checkpoint import load_model
 from train import train
 
@@ -32,10 +32,10 @@ def run(monkeypatch):
     return load_model("out/run/ckpt.pt")[0]
 
 
-@pytest.mark.parametrize(("n", "symbols"), [(2, 2), (12, 32), (87, 88)])
+@pytest.mark.parametrize(("n", "symbols"), [(2, 3), (12, 32), (87, 88)])
 def test_a_context_asks_for_what_its_second_list_lacks(n, symbols):
     for seed in range(40):
-        text = context(random.Random(seed), n, symbols)
+        text = draw_context(random.Random(seed), n, symbols)
         first, rest = text.split("|")
         second, answer = rest.split("?")
         assert len(first) == len({*first}) == n and {*first} <= {*SYMBOLS[:symbols]}
@@ -43,7 +43,7 @@ def test_a_context_asks_for_what_its_second_list_lacks(n, symbols):
 
 
 def test_neither_place_nor_order_gives_the_answer_away():
-    texts = [context(random.Random(seed), 4, 9) for seed in range(4000)]
+    texts = [draw_context(random.Random(seed), 4, 9) for seed in range(4000)]
     places = np.bincount([text.index(text[-1]) for text in texts]) / len(texts)
     assert places == pytest.approx([0.25] * 4, abs=0.03)
     kept = [[c for c in text[:4] if c != text[-1]] == [*text[5:8]] for text in texts]
@@ -70,8 +70,8 @@ def test_contexts_are_records_of_which_the_answer_counts():
 
 
 def test_what_cannot_be_made_is_a_mistake():
-    with pytest.raises(UsageError, match="n_symbols=32: must be at least n_items=40"):
-        missing(n_items=40)
+    with pytest.raises(UsageError, match="n_symbols=32: must be more than n_items=32"):
+        missing(n_items=32)
 
 
 def test_a_run_on_it_logs_its_accuracy(run, capsys):
@@ -93,22 +93,22 @@ def test_the_preset_is_for_the_task_as_it_is_made():
 
 
 def test_questions_are_fresh_and_end_before_their_answers():
-    x, y = asked(12, 32, 50, 1)
+    x, y = draw_contexts(12, 32, 50, 1)
     assert x.shape == (50, 25) and y.shape == (50,)
     for tokens, answer in zip(x.tolist(), y.tolist(), strict=True):
         assert {*tokens[:12]} - {*tokens[13:24]} == {answer}
-    assert torch.equal(asked(12, 32, 50, 1)[0], x) and not torch.equal(asked(12, 32, 50, 2)[0], x)
+    assert torch.equal(draw_contexts(12, 32, 50, 1)[0], x) and not torch.equal(draw_contexts(12, 32, 50, 2)[0], x)
 
 
 def test_longer_windows_change_nothing_in_shorter_ones(run):
-    x, _ = asked(3, 5, 9, 1)
+    x, _ = draw_contexts(3, 5, 9, 1)
     with torch.no_grad():
         torch.testing.assert_close(longer(run, 40)(x), run(x))
     assert longer(run, 40)(torch.zeros(1, 81, dtype=torch.long)).shape[:2] == (1, 81)
 
 
 def test_accuracy_is_the_share_of_likeliest_answers(run):
-    x, y = asked(3, 5, 200, 1)
+    x, y = draw_contexts(3, 5, 200, 1)
     with torch.no_grad():
         likeliest = run(x)[:, -1].argmax(-1)
     assert accuracy(run, x, likeliest) == 1 and accuracy(run, x, likeliest + 1) == 0
@@ -116,7 +116,7 @@ def test_accuracy_is_the_share_of_likeliest_answers(run):
 
 
 def test_what_is_replaced_is_replaced(run, monkeypatch):
-    x, _ = asked(3, 5, 400, 1)
+    x, _ = draw_contexts(3, 5, 400, 1)
     with torch.no_grad():
         y = run(x)[:, -1].argmax(-1)  # its own answers: whatever is replaced shows
     found = intervened(run, x, y)
@@ -125,29 +125,31 @@ def test_what_is_replaced_is_replaced(run, monkeypatch):
     with replaced(attentions, mix=lambda a, mix, x, q, k, v: a.attend(q[:, 0::2], k[:, 0::2], v)):
         assert found["λ by 0"] == accuracy(run, x, y)
     with replaced(attentions[-1:], mix=lambda a, mix, x, q, k, v: a.attend(q[:, 0::2], k[:, 0::2], v)):
-        assert found["λ by 0, last layer"] == accuracy(run, x, y)
+        assert found["λ by 0, layer 1 alone"] == accuracy(run, x, y)
 
 
 def test_its_report_and_pictures(run, capsys):
-    entries = solved("out/run", lengths=(2, 3, 4), contexts=50)
+    entries = solved("out/run", n_items=(2, 3, 4), contexts=50)
     report = json.loads(Path("out/solved/solved.json").read_text())
-    assert [*report["checkpoints"][0]["by_length"]] == ["2", "3", "4"] and len(entries) == 1
-    assert entries[0]["by_length"][3] == entries[0]["interventions"]["nothing replaced"]
-    assert Path("out/solved/answer-differential-1337.png").stat().st_size > 10_000
+    assert [*report["checkpoints"][0]["by_n_items"]] == ["2", "3", "4"] and len(entries) == 1
+    assert entries[0]["by_n_items"][3] == entries[0]["interventions"]["nothing replaced"]
+    assert Path("out/solved/answer-out-run.png").stat().st_size > 10_000
     assert "A₂ by its mean" in capsys.readouterr().out
 
 
 def test_other_checkpoints_are_refused(go):
     go()
-    with pytest.raises(UsageError, match=r"out/run was not trained on a dataset of lab\.missing"):
+    with pytest.raises(
+        UsageError, match=r"out/run was not trained on the task of lab\.missing: missing is of type NoneType"
+    ):
         solved("out/run")
     with pytest.raises(UsageError, match="CHECKPOINTS"):
         solved()
 
 
 def test_more_items_than_symbols_are_refused(run):
-    with pytest.raises(UsageError, match="lengths=6: out/run knows 5 different items"):
-        solved("out/run", lengths=(3, 6))
+    with pytest.raises(UsageError, match="n_items=6: out/run knows 5 different items"):
+        solved("out/run", n_items=(3, 6))
 
 
 @pytest.mark.slow

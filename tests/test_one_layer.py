@@ -92,15 +92,22 @@ def test_runs_are_kept_and_the_same_command_goes_on(monkeypatch, capsys):
 
 
 def test_other_options_are_refused_in_its_folder():
-    one_layer(**FEW)
-    assert mistake(one_layer, **FEW | {"steps": 4}).endswith("has runs of other options: choose another --out_dir")
+    runs = one_layer(**FEW)
+    assert mistake(one_layer, **FEW | {"steps": 4}).endswith(
+        "has runs of other options or code: choose another --out_dir"
+    )
+    path = Path("out/one-layer-noise/results.json")
+    path.write_text(json.dumps({"runs": [runs[0] | {"code": "of yesterday"}, *runs[1:]]}))
+    assert "has runs of other options or code" in mistake(one_layer, **FEW)
     for damaged in ("{", "[]", '{"runs": 3}', '{"runs": [3]}'):
-        Path("out/one-layer-noise/results.json").write_text(damaged)
+        path.write_text(damaged)
         assert "results.json is damaged: remove it" in mistake(one_layer, **FEW)
 
 
 def test_a_mechanism_is_left_out_where_it_cannot_have_so_many_maps():
-    runs = one_layer(**FEW, task="regression", n_heads=(1, 2), attentions=("vanilla", "differential"))
+    runs = one_layer(
+        **FEW | {"sigmas": None}, task="regression", n_heads=(1, 2), attentions=("vanilla", "differential")
+    )
     assert {(run["attention"], run["n_head"]) for run in runs} == {("vanilla", 1), ("vanilla", 2), ("differential", 2)}
     assert {run["sigma"] for run in runs} == {0.1} and Path("out/one-layer-regression/regression.png").exists()
 
@@ -111,7 +118,8 @@ def test_a_mechanism_is_left_out_where_it_cannot_have_so_many_maps():
         ({"attentions": ("vanila",)}, "attentions=vanila: must be one of"),
         ({"widths": (49,)}, "widths=49: must be at least 1 and at most 48"),
         ({"n_heads": (0,)}, "n_heads=0: must be at least 1"),
-        ({"sigmas": (-1.0,)}, "sigmas=-1.0: must be at least 0 and finite"),
+        ({"sigmas": (0.0,)}, "sigmas=0.0: must be more than 0"),
+        ({"task": "regression"}, "sigmas: are those of --task=noise; leave them out"),
         ({"attentions": ("differential",), "n_heads": (1,)}, "n_heads=1: differential needs a multiple of 2"),
         ({"n_heads": (3,), "attentions": ("vanilla",)}, "n_embd=64: must be a multiple of"),
     ],

@@ -10,7 +10,7 @@ import lab.runs
 import lab.tune
 from configurable import UsageError
 from conftest import Done, mistake
-from lab.tune import best_of, losses_of, name_of, tune
+from lab.tune import best_of, name_of, outcomes, tune
 
 SHAPE = {"n_layer": 1, "n_embd": 16, "block_size": 16}
 SHORT = {"batch_size": 2, "max_iters": 4, "warmup_iters": 2, "eval_interval": 2, "eval_tokens": 200}
@@ -30,6 +30,7 @@ def test_each_mechanism_gets_the_same_budget_and_is_compared_at_its_best(go, cap
     for attention in TUNE["attentions"]:
         tried = {name: losses for name, losses in report["tuning"].items() if name.startswith(attention)}
         assert len(tried) == 4 and all("11" in losses for losses in tried.values())
+        tried = {n: {seed: one["val_loss"] for seed, one in by_seed.items()} for n, by_seed in tried.items()}
         by_first = sorted(tried, key=lambda name: tried[name]["11"])
         assert [name for name, losses in tried.items() if "12" in losses] == [n for n in tried if n in by_first[:2]]
         means = {name: statistics.mean(losses.values()) for name, losses in tried.items() if len(losses) == 2}
@@ -48,12 +49,14 @@ def test_each_mechanism_gets_the_same_budget_and_is_compared_at_its_best(go, cap
 
 def test_a_setting_is_chosen_only_after_all_tuning_seeds(go, monkeypatch):
     """Here the second tuning seed is bad luck for all that are trained with it."""
-    monkeypatch.setattr(
-        lab.tune, "best_loss", lambda folder: float(folder.name.split("-")[1]) + 10 * ("-12" in folder.name)
-    )
+
+    def outcome(folder):
+        return {"val_loss": float(folder.name.split("-")[1]) + 10 * ("-12" in folder.name)}
+
+    monkeypatch.setattr(lab.tune, "outcome", outcome)
     go()
     report = json.loads(Path("out/tuned/results.json").read_text())
-    assert report["tuning"]["vanilla-0.02-0.001-2"] == {"11": 0.02, "12": 10.02}
+    assert report["tuning"]["vanilla-0.02-0.001-2"] == {"11": {"val_loss": 0.02}, "12": {"val_loss": 10.02}}
     assert (
         report["chosen"]["vanilla"].startswith("vanilla-0.02") and "12" not in report["tuning"]["vanilla-0.2-0.001-2"]
     )
@@ -74,33 +77,53 @@ def settings():
 
 
 def test_the_lowest_mean_is_the_best_and_what_failed_is_none():
-    losses = {name_of(one): {11: 1.0 + one["init_std"], 12: 3.0 - 10 * one["init_std"]} for one in settings()}
-    best = best_of(losses, settings(), ("vanilla", "softmax1"), 2)
+    losses = {name_of(one): (1.0 + one["init_std"], 3.0 - 10 * one["init_std"]) for one in settings()}
+    tried = {name: {11: {"val_loss": a}, 12: {"val_loss": b}} for name, (a, b) in losses.items()}
+    best = best_of(tried, settings(), ("vanilla", "softmax1"), 2)
     assert [(one["attention"], one["init_std"]) for one in best] == [
         ("vanilla", 0.3),
         ("vanilla", 0.2),
         ("softmax1", 0.3),
         ("softmax1", 0.2),
     ]
-    del losses["softmax1-0.3-0.1-2"]
-    assert best_of(losses, settings(), ("softmax1",), 1)[0]["init_std"] == 0.2
-    with pytest.raises(UsageError, match="vanilla: every setting failed"):
+    del tried["softmax1-0.3-0.1-2"]
+    assert best_of(tried, settings(), ("softmax1",), 1)[0]["init_std"] == 0.2
+    with pytest.raises(UsageError, match="vanilla: no setting is left"):
         best_of({}, settings(), ("vanilla",), 1)
 
 
 def test_a_run_that_failed_is_said_and_left_out(monkeypatch, capsys):
     monkeypatch.setattr(lab.tune, "run_all", lambda *args: ({"vanilla-0.2-0.1-2-11": "diverged"}, 0))
-    monkeypatch.setattr(lab.tune, "best_loss", lambda folder: 2.0)
-    found = losses_of(Path("out"), settings()[:3], [11], {}, 1)
+    monkeypatch.setattr(lab.tune, "outcome", lambda folder: 2.0)
+    found, failed = outcomes(Path("out"), settings()[:3], [11], {}, 1)
     assert found == {"vanilla-0.1-0.1-2": {11: 2.0}, "vanilla-0.3-0.1-2": {11: 2.0}}
+    assert failed == {"vanilla-0.2-0.1-2-11": "diverged"}
     assert "vanilla-0.2-0.1-2-11 failed, and is left out: diverged" in capsys.readouterr().out
+
+
+def test_a_fresh_run_that_failed_is_not_compared(go, monkeypatch):
+    """It has a checkpoint, of a step before."""
+    go()
+    chosen = json.loads(Path("out/tuned/results.json").read_text())["chosen"]["differential"]
+    train_all = lab.tune.run_all
+
+    def run_all(out, runs, meta, jobs):
+        found = train_all(out, runs, meta, jobs)
+        return ({f"{chosen}-2": "diverged"} if f"{chosen}-2" in runs else {}, found[1])
+
+    monkeypatch.setattr(lab.tune, "run_all", run_all)
+    with pytest.raises(SystemExit):
+        go()
+    report = json.loads(Path("out/tuned/results.json").read_text())
+    assert [run["seed"] for run in report["runs"] if run["attention"] == "differential"] == [1]
+    assert report["failed"] == {f"{chosen}-2": "diverged"}
 
 
 def test_a_signal_ends_it_and_says_what_is_left(monkeypatch, capsys):
     monkeypatch.setattr(lab.tune, "run_all", lambda *args: ({}, 15))
     monkeypatch.setattr(lab.tune, "is_done", lambda folder, *args: folder.name == "vanilla-0.1-0.1-2-11")
     with pytest.raises(SystemExit) as error:
-        losses_of(Path("out"), settings()[:3], [11], {}, 1)
+        outcomes(Path("out"), settings()[:3], [11], {}, 1)
     assert error.value.code == 143 and "stopped, 2 runs left of this stage: the same command" in capsys.readouterr().out
 
 
