@@ -125,17 +125,23 @@ def subtraction():
 
 def pole():
     """Chapter 3: by what the ratio of the needle's weight to all others changes when an even map is subtracted."""
-    figure, (ax,) = panels(1, 3.6, 6.5)
-    n = np.logspace(0.5, 7, 2000)
+    figure, (ax,) = panels(1, 3.8, 6.5)
+    n = np.logspace(0.5, 7, 4000)
     w = math.exp(8) / (math.exp(8) + n - 1)
-    for lam, style in ((0.5, "--"), (0.8, "-")):
+    for lam, style, color in ((0.5, "--", "0.5"), (0.8, "-", look("differential")["color"])):
         factor = (w - lam / n) / w * abs((1 - w) / (1 - w - lam * (n - 1) / n))
-        ax.plot(n, factor, ls=style, color=look("differential")["color"], label=f"λ = {lam}, pole at w = 1 − λ + λ/n")
-        ax.axhline(1 / (1 - lam), ls=":", color="0.5", lw=1)
+        where, level = n[factor.argmax()], n[np.argmax(factor > 1)]
+        level, where = (f"{round(x, -3):,.0f}" for x in (level, where))
+        label = f"λ = {lam}: worse below n ≈ {level}, pole at n ≈ {where}"
+        ax.plot(n, factor, ls=style, color=color, label=label)
+        ax.axhline(1 / (1 - lam), ls=":", color=color, lw=1)
     ax.axhline(1, color="k", lw=0.8)
-    ax.set(xscale="log", yscale="log", ylim=(1e-3, 1e3), xlabel="n, tokens in the row", ylabel="factor")
-    ax.set_title("Ratio of the needle's weight to all others, after ÷ before; gap 8", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.set(xscale="log", yscale="log", ylim=(1e-3, 1e3), xlabel="n, tokens in the row", ylabel="after ÷ before")
+    ax.set_title(
+        "Weight of the needle ÷ sum of all others (without signs);\nthe needle's score is 8 above the others",
+        fontsize=10,
+    )
+    ax.legend(fontsize=8, title="dotted: 1/(1 − λ)", title_fontsize=8)
     ax.grid(alpha=0.3)
     return figure
 

@@ -55,6 +55,7 @@ def solved(
         entry = {"name": str(path), **options, **checkpoint["config"], **task}
         of_n = {n: draw_contexts(n, n_symbols, contexts, seed) for n in {*n_items, task["n_items"]}}
         entry["by_n_items"] = {n: accuracy(longer(gpt, n), *of_n[n]) for n in n_items}
+        entry["answering"] = shares(gpt, of_n[task["n_items"]][0][:100], task["n_items"])
         entry["interventions"] = intervened(gpt, *of_n[task["n_items"]])
         entries.append(entry)
         draw_answer(out / f"answer-{file_name(str(path))}.png", gpt, entry, seed)
@@ -99,6 +100,27 @@ def intervened(gpt, x, y):
         for where, some in (("", attentions), *((f", layer {i} alone", [a]) for i, a in enumerate(attentions))):
             with replaced(some, mix=edited(functools.partial(edit, means))):
                 found[name + where] = accuracy(gpt, x, y)
+    return found
+
+
+@torch.no_grad()
+def shares(gpt, x, n_items):
+    """Rows {layer, head, map, lam, and sums of weights on the first list, the second and `|?`}, in the row that answers.
+
+    The mean over the contexts x BT. map: A, and of a difference A₁ and A₂; lam: its λ, else None.
+    """
+    found = []
+    for i, (block, z) in enumerate(zip(gpt.blocks, activations(gpt, x.to(gpt.device))[0], strict=True)):
+        attention, maps, lam = block.attention, {"A": block.attention.map(z)}, None
+        if is_difference(attention, z):
+            maps |= dict(zip(("A₁", "A₂"), attention.maps(z), strict=True))
+            lam = attention.lam.item()
+        for name, A in maps.items():
+            row = A[:, :, -1].mean(0)  # HT
+            lists = row[:, :n_items].sum(1), row[:, n_items + 1 : 2 * n_items].sum(1)
+            for h, (first, second, total) in enumerate(zip(*lists, row.sum(1), strict=True)):
+                where = {"first": first.item(), "second": second.item(), "separators": (total - first - second).item()}
+                found.append({"layer": i, "head": h, "map": name, "lam": lam, **where})
     return found
 
 

@@ -14,7 +14,7 @@ from configurable import UsageError, bind, parse
 from conftest import ROOT, metrics
 from lab.interventions import replaced
 from lab.missing import SYMBOLS, draw_context, missing
-from lab.solved import accuracy, draw_contexts, intervened, longer, solved
+from lab.solved import accuracy, draw_contexts, intervened, longer, shares, solved
 from plumbing.checkpoint import load_model
 from train import train
 
@@ -126,6 +126,22 @@ def test_what_is_replaced_is_replaced(run, monkeypatch):
         assert found["λ by 0"] == accuracy(run, x, y)
     with replaced(attentions[-1:], mix=lambda a, mix, x, q, k, v: a.attend(q[:, 0::2], k[:, 0::2], v)):
         assert found["λ by 0, layer 1 alone"] == accuracy(run, x, y)
+
+
+def test_shares_are_of_the_lists_in_the_answering_row(run):
+    x, _ = draw_contexts(3, 5, 20, 1)
+    found = shares(run, x, 3)
+    assert [(row["layer"], row["head"], row["map"]) for row in found][:6] == [
+        (0, h, name) for name in ("A", "A₁", "A₂") for h in (0, 1)
+    ]
+    with torch.no_grad():
+        hidden, last = run.embedding(x), run.blocks[0].attention
+        A1, _ = last.maps(torch.nn.functional.rms_norm(hidden, (16,), eps=1e-5))
+    assert found[3]["second"] == pytest.approx(A1[:, 1, -1, 4:6].sum(-1).mean().item(), abs=1e-5)
+    assert found[3]["first"] == pytest.approx(A1[:, 1, -1, :3].sum(-1).mean().item(), abs=1e-5)
+    for row in found:
+        total = 1 - row["lam"] if row["map"] == "A" else 1
+        assert row["first"] + row["second"] + row["separators"] == pytest.approx(total, abs=1e-5)
 
 
 def test_its_report_and_pictures(run, capsys):
