@@ -105,7 +105,7 @@ def intervened(gpt, x, y):
 
 @torch.no_grad()
 def shares(gpt, x, n_items):
-    """Rows {layer, head, map, lam, and sums of weights on the first list, the second and `|?`}, in the row that answers.
+    """Rows {layer, head, map, lam, sums of weights on the first list, the second and `|?`}, in the row that answers.
 
     The mean over the contexts x BT. map: A, and of a difference A₁ and A₂; lam: its λ, else None.
     """
