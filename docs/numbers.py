@@ -211,8 +211,8 @@ def of_missing():
         name, init_std, rate, n_head = setting.rsplit("-", 3)
         yield "results.md", f"| {name} | {init_std} | {rate} | {n_head} |"
     solved = results("solved")["checkpoints"]
-    for kind in ("by_length", "interventions"):
-        for key in solved[0][kind].keys() - {name for name in solved[0][kind] if "last layer" in name}:
+    for kind in ("by_n_items", "interventions"):
+        for key in solved[0][kind].keys() - {name for name in solved[0][kind] if "alone" in name}:
             some = [entry[kind][key] for entry in solved]
             yield "results.md", f"| {key} | {np.mean(some):.2f} ± {np.std(some, ddof=1):.2f} |"
 

@@ -62,7 +62,8 @@ python -m lab.tune config/missing.toml --init_stds=0.02,0.088,0.125 --learning_r
     --seeds=1,2,3,4,5,6,7,8 --jobs=2 --out_dir=out/missing-tune
 keep missing-tune results.json accuracy.png
 python -m lab.solved out/missing/differential-0.002-{1,2,3,4,5,6,7,8} --out_dir=out/solved
-keep solved solved.json answer-differential-1.png
+keep solved solved.json
+cp out/solved/answer-out-missing-differential-0.002-1.png docs/results/solved/answer-1.png
 for layers in 1 4; do # decides: the same order of mechanisms as with two layers, in all seeds
     python -m lab.compare config/missing.toml --n_layer=$layers --seeds=1,2,3,4 --jobs=2 --out_dir=out/missing-$layers-layers
     keep missing-$layers-layers results.json

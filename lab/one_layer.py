@@ -233,7 +233,8 @@ def draw_lams(rows, axes):
             if "lams" in row and row["n_items"] == n and is_plain(row):
                 x = [row["sigma"]] * len(row["lams"])
                 axes.plot(x, row["lams"], color=color, marker=marker, ls="", mfc="none")
-    axes.set(xscale="log", xlabel="σ of the shared noise", ylabel="λ", title="λ: learned (marks) and derived (lines)")
+    axes.set(ylabel="λ", title="λ of no-norm: learned (marks, one per seed) and derived (lines)")
+    of_sigma(rows, axes)
     axes.legend()
 
 
@@ -243,19 +244,29 @@ def is_plain(row):
 
 
 def draw_errors(rows, axes):
-    """The error of each mechanism against σ, for the first n and the widest values; a line: what was derived."""
+    """The error of each mechanism against σ, for the smallest n and the widest values; a line: what was derived."""
     n, width = min(row["n_items"] for row in rows), max(row["width"] for row in rows)
     mine = [row for row in rows if (row["n_items"], row["width"]) == (n, width)]
     for name, n_head in sorted({(row["attention"], row["n_head"]) for row in mine}):
         line = [row for row in mine if (row["attention"], row["n_head"]) == (name, n_head)]
         style = look(name) | {"ls": {1: ":", 2: "-", 4: "--"}.get(n_head, "-.")}
-        x, y = [row["sigma"] for row in line], [row["error"]["mean"] for row in line]
-        axes.plot(x, y, label=f"{name}, {n_head} map{'s' * (n_head > 1)}", ms=5, **style)
+        x, errors = [row["sigma"] for row in line], [row["errors"] for row in line]
+        axes.plot(x, np.median(errors, 1), label=f"{name}, {n_head} map{'s' * (n_head > 1)}", ms=5, **style)
+        axes.plot(x, errors, **style | {"ls": "", "alpha": 0.4}, ms=4, mfc="none")
     sigmas = np.geomspace(min(row["sigma"] for row in mine), max(row["sigma"] for row in mine), 100)
     axes.plot(sigmas, least_error(sigmas, n), color="0.4", lw=3, alpha=0.5, label="σ²/(nσ² + 1)")
-    axes.set(xscale="log", yscale="log", xlabel="σ of the shared noise", ylabel="squared error ÷ variance")
-    axes.set_title(f"n = {n}, values in {width} channels; mean over seeds")
+    axes.set(yscale="log", ylabel="squared error ÷ variance")
+    of_sigma(rows, axes)
+    axes.set_title(f"n = {n}, values in {width} channels; seeds, and their median")
     axes.legend(fontsize=8)
+
+
+def of_sigma(rows, axes):
+    """An x axis of σ."""
+    sigmas = sorted({row["sigma"] for row in rows})
+    axes.set(xscale="log", xlabel="σ of the shared noise")
+    axes.set_xticks(sigmas, [f"{sigma:g}" for sigma in sigmas])
+    axes.minorticks_off()
 
 
 def draw_bars(rows, axes):
