@@ -206,6 +206,13 @@ def of_missing():
     for name in ("missing", "missing-controls", "missing-tune"):
         for row in results(name)["table"]:
             yield "results.md", f"| {accuracy(row)} | {solved_at(row)} |"
+    preset, best = (
+        {row["attention"]: accuracy(row) for row in results(n)["table"]} for n in ("missing", "missing-tune")
+    )
+    yield (
+        "08-measured.md",
+        f"| {preset['differential']}, from step 150 on | {preset['vanilla']}; at its best setting {best['vanilla']} |",
+    )
     chosen = results("missing-tune")["chosen"]
     for setting in chosen.values():
         name, init_std, rate, n_head = setting.rsplit("-", 3)
@@ -238,7 +245,11 @@ def of_one_layer():
             yield "results.md", f"| {n} | {sigma:g} | {theory} | {others} |"
     for row in of_settings([*results("noise-narrow")["runs"], *results("noise-heads")["runs"]]):
         yield "results.md", f"| {row['width']} | {row['attention']} | {row['n_head']} | {error(row)} |"
-    for row in of_settings(results("regression")["runs"]):
+    regression = of_settings(results("regression")["runs"])
+    of = {(r["attention"], r["width"]): f"{r['error']['mean']:.3f}" for r in regression if r["n_head"] == 2}
+    narrow, wide = ([of[name, width] for name in ("differential", "vanilla")] for width in (1, 48))
+    yield "08-measured.md", f"| one channel {narrow[0]}, 48 channels {wide[0]} | {narrow[1]} and {wide[1]} |"
+    for row in regression:
         yield "results.md", f"| {row['width']} | {row['attention']} | {row['n_head']} | {error(row)} |"
 
 
