@@ -152,7 +152,7 @@ def draw_answer(path, gpt, entry, seed):
     tokens = x[0].tolist()
     missing, bar, color = tokens.index(y.item()), tokens.index(ord("|")), look(entry["attention"])["color"]
     for axes, (title, weights) in zip(grid, panels, strict=True):
-        axes.axvspan(bar, len(tokens) - 1, color="0.93", zorder=0)
+        axes.axvspan(bar + 0.5, len(tokens) - 1.5, color="0.93", zorder=0)
         colors = ["k" if j == missing else color for j in range(len(tokens))]
         axes.bar(range(len(tokens)), weights.tolist(), color=colors)
         axes.axhline(0, color="0.4", lw=0.8)
