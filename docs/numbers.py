@@ -213,11 +213,24 @@ def of_missing():
         "08-measured.md",
         f"| {preset['differential']}, from step 150 on | {preset['vanilla']}; at its best setting {best['vanilla']} |",
     )
-    chosen = results("missing-tune")["chosen"]
-    for setting in chosen.values():
+    tuned = results("missing-tune")
+    yield (
+        "the README",
+        f"at\n{max(r['accuracy']['mean'] for r in tuned['table'][:3]):.2f} or less on average".replace("\n", " "),
+    )
+    n = {a: sum(by["101"] < 0.1 for name, by in tuned["tuning"].items() if name.startswith(f"{a}-")) for a in THE_FOUR}
+    assert [*n.values()][:3] == [0, 0, 0]
+    yield (
+        "results.md",
+        f"A loss below 0.1 differential has in {n['differential']} of its {len(tuned['tuning']) // 4} settings",
+    )
+    for setting in tuned["chosen"].values():
         name, init_std, rate, n_head = setting.rsplit("-", 3)
         yield "results.md", f"| {name} | {init_std} | {rate} | {n_head} |"
     solved = results("solved")["checkpoints"]
+    first, second = (next(r for r in solved[0]["answering"] if r["map"] == name) for name in ("A₁", "A₂"))  # of layer 0
+    shares = [f"{row[where]:.2f}" for row in (first, second) for where in ("first", "second")]
+    yield "results.md", "$A_1$ has {} of its weight on the first and {} on the second, $A_2$ {} and {}.".format(*shares)
     for kind in ("by_n_items", "interventions"):
         for key in solved[0][kind].keys() - {name for name in solved[0][kind] if "alone" in name}:
             some = [entry[kind][key] for entry in solved]
@@ -243,6 +256,20 @@ def of_one_layer():
             theory = f"{best_lam(sigma, n):.3f} | {lams} | {least_error(sigma, n):.4f} | {error(row)}"
             others = " | ".join(error(rows[other, n, sigma]) for other in ("differential", "vanilla"))
             yield "results.md", f"| {n} | {sigma:g} | {theory} | {others} |"
+    plain = [row for (name, _, _), row in rows.items() if name == "no-norm"]
+    off = [abs(lam - row["best_lam"]) for row in plain for lam in row["lams"]]
+    near, limit = sum(x < 0.0045 for x in off), sum(r["error"]["mean"] < 1.1 * r["least_error"] for r in plain)
+    yield "results.md", f"{near} of the {len(off)} runs within 0.0045"
+    yield "results.md", f"to 0.0045 in {near} of {len(off)} runs"
+    yield "04-near-zero.md", f"in {near} of {len(off)} runs"
+    yield "results.md", f"it is in {['nine', 'ten', 'eleven'][limit - 9]} of twelve"
+    ratio = max(
+        rows["vanilla", r["n_items"], r["sigma"]]["error"]["mean"] / r["error"]["mean"]
+        for r in plain
+        if r["n_items"] == 16
+    )
+    for page in ("results.md", "04-near-zero.md"):
+        yield page, f"up to {['fifteen', 'sixteen'][round(ratio) - 15]} times larger"
     for row in of_settings([*results("noise-narrow")["runs"], *results("noise-heads")["runs"]]):
         yield "results.md", f"| {row['width']} | {row['attention']} | {row['n_head']} | {error(row)} |"
     regression = of_settings(results("regression")["runs"])

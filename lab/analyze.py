@@ -8,7 +8,6 @@ The terminal shows the few numbers that matter most; analysis.json has all of th
 
 import math
 import statistics
-import sys
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -27,7 +26,7 @@ from plumbing.checkpoint import load_model, no_checkpoint_given
 from plumbing.dataset import Split, check_record, load_dataset
 from plumbing.files import read_bytes, write_json
 from plumbing.machine import device_name, find_device
-from plumbing.run import provenance, read_metrics
+from plumbing.run import command, provenance, read_metrics
 from prepare import Tokenizer
 from train import watched
 
@@ -75,7 +74,7 @@ def analyze(
         shown = len(model.gpt.blocks) - 1 if layer is None else layer
         pictures.draw_maps(out, entry, model.gpt, ids.to(device), tokenizer, shown, head)
         pictures.draw_learned(out, entry)
-    report = {"command": sys.argv, "device": device_name(device)}
+    report = {"command": command(), "device": device_name(device)}
     report |= {name: value for name, value in provenance().items() if name in ("versions", "commit")}
     report |= {"source": source, "ngram": ngram, "key": KEY, "checkpoints": entries}
     write_json(out / "analysis.json", report)

@@ -11,7 +11,6 @@ import io
 import itertools
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,7 +27,7 @@ from model import ATTENTION, GPT, Cache, pick
 from plumbing.figure import new_figure, write_figure
 from plumbing.files import write_json
 from plumbing.machine import device_name, find_autocast, find_device
-from plumbing.run import ROOT, provenance
+from plumbing.run import ROOT, command, provenance
 from prepare import Tokenizer, prepare, stdlib_files
 from train import make_optimizer, train
 
@@ -73,7 +72,7 @@ def bench(
         raise UsageError("parts=race: needs --peer=FOLDER, the folder of a nanoGPT checkout")
     plan = Plan(attentions, paths, modes, repetitions, seed, device, find_autocast(dtype, device), load_peer(peer))
     origin = {name: value for name, value in provenance().items() if name in ("versions", "commit")}
-    report = {"command": sys.argv, "device": device_name(device), "repetitions": repetitions, **origin, "rows": []}
+    report = {"command": command(), "device": device_name(device), "repetitions": repetitions, **origin, "rows": []}
     out.mkdir(parents=True, exist_ok=True)
     print(f"{report['device']}, torch {torch.__version__}")
 

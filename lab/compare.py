@@ -23,14 +23,14 @@ from configurable import PositiveInt, UsageError, bind, check_ranges, one_of, ru
 from lab.bench import Plan, training_steps
 from lab.charts import draw
 from lab.needles import find_needles, task_of
-from lab.runs import is_done, outcome, run_all
+from lab.runs import is_done, run_all
 from lab.show import THE_FOUR, table
 from model import ATTENTION, GPTConfig
 from plumbing.checkpoint import load, load_model
 from plumbing.dataset import load_dataset
 from plumbing.files import locked, write_json
 from plumbing.machine import device_name, find_autocast, find_device
-from plumbing.run import provenance, read_metrics
+from plumbing.run import command, provenance, read_metrics
 from train import check_options, preset, train
 
 Seeds = Annotated[tuple[int, ...], "at least 0 and less than 2^63"]
@@ -74,7 +74,7 @@ def compare(
         failed, signal = run_all(out, runs, data.meta, jobs)
         rows = [result(out / name) for name in runs if is_done(out / name, runs[name], data.meta)]
         summary = summarize(rows, attentions)
-        report = {"command": sys.argv, "commit": provenance()["commit"], "device": device_name(device), "jobs": jobs}
+        report = {"command": command(), "commit": provenance()["commit"], "device": device_name(device), "jobs": jobs}
         report |= {"equal": equal, "table": summary, "failed": failed, "runs": rows}
         write_json(out / "results.json", report)
     if rows:
@@ -171,7 +171,7 @@ def result(folder):
     accuracies = [row["accuracy"] for row in evaluations if "accuracy" in row]
     return {
         **{name: saved["options"][name] for name in ("attention", "learning_rate", "seed", "dataset", "max_iters")},
-        "val_loss": outcome(folder)["val_loss"],
+        "val_loss": min(row["val_loss"] for row in evaluations),
         "last_val_loss": evaluations[-1]["val_loss"],
         "steps": [row["step"] for row in evaluations],
         "val_losses": [row["val_loss"] for row in evaluations],

@@ -16,7 +16,6 @@ After an interruption the same command continues.
 import itertools
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,7 +31,7 @@ from model import ATTENTION, GPT, GPTConfig
 from plumbing.figure import new_figure, write_figure
 from plumbing.files import locked, write_json
 from plumbing.machine import AdamW, device_name
-from plumbing.run import provenance
+from plumbing.run import command, provenance
 
 C, KEY, FEATURES, NOISE = 64, 8, 5, 0.1
 NAMES = ("vanilla", "differential", "no-norm")
@@ -71,10 +70,11 @@ def one_layer(
         if h % ATTENTION[a].maps_per_head == 0
     ]
     if not settings:
-        raise UsageError(f"n_heads={show(n_heads)}: {attentions[0]} needs a multiple of 2")
+        needed = ATTENTION[attentions[0]].maps_per_head
+        raise UsageError(f"n_heads={show(n_heads)}: {attentions[0]} needs a multiple of {needed}")
     for one in settings:
         shape(one["attention"], one["n_head"], one["n_items"])
-    about = {"command": sys.argv, "commit": provenance()["commit"], "device": device_name(torch.device("cpu"))}
+    about = {"command": command(), "commit": provenance()["commit"], "device": device_name(torch.device("cpu"))}
     with locked(out / ".lock", f"training in {out}"):
         runs = runs_before(out / "results.json", settings)
         for setting in tqdm(settings, unit="run", disable=None):
@@ -191,7 +191,7 @@ def summary(runs):
         row |= {"seeds": len(mine), "error": spread([one["error"] for one in mine])}
         row |= {"errors": [one["error"] for one in mine], "parameters": mine[0]["parameters"]}
         if "lam" in mine[0]:
-            row |= {"lams": [one["lam"] for one in mine], "lam": spread([one["lam"] for one in mine])}
+            row["lams"] = [one["lam"] for one in mine]
         if task == "noise":
             row |= {"best_lam": best_lam(sigma, n), "least_error": least_error(sigma, n)}
         rows.append(row)
@@ -224,23 +224,18 @@ def draw(path, rows):
 
 
 def draw_lams(rows, axes):
-    """λ of each seed where one head has no norm, against σ; lines: what was derived."""
+    """λ of each seed against σ, for one head without a norm, of which the derivation is; lines: what was derived."""
     for n, marker in zip(sorted({row["n_items"] for row in rows}), "osD^v<>", strict=False):
         color = f"C{'osD^v<>'.index(marker)}"
         sigmas = np.geomspace(min(row["sigma"] for row in rows), max(row["sigma"] for row in rows), 100)
         axes.plot(sigmas, best_lam(sigmas, n), color=color, lw=1, label=f"σ²/(σ² + 1/n), n = {n}")
         for row in rows:
-            if "lams" in row and row["n_items"] == n and is_plain(row):
+            if (row["attention"], row["n_head"], row["n_items"]) == ("no-norm", 2, n):
                 x = [row["sigma"]] * len(row["lams"])
                 axes.plot(x, row["lams"], color=color, marker=marker, ls="", mfc="none")
     axes.set(ylabel="λ", title="λ of no-norm: learned (marks, one per seed) and derived (lines)")
     of_sigma(rows, axes)
     axes.legend()
-
-
-def is_plain(row):
-    """Whether a row is of one head without a norm, with the widest values: what the derivation is about."""
-    return row["attention"] == "no-norm" and row["n_head"] == 2
 
 
 def draw_errors(rows, axes):

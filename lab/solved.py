@@ -6,7 +6,6 @@ python -m lab.solved out/missing-differential [more checkpoints]
 import dataclasses
 import functools
 import random
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,7 @@ from plumbing.dataset import mismatch
 from plumbing.figure import new_figure, plain, write_figure
 from plumbing.files import write_json
 from plumbing.machine import device_name, find_device
-from plumbing.run import provenance
+from plumbing.run import command, provenance
 
 TASK = {"n_items": 0, "n_symbols": 0}  # what meta.json says about the task
 
@@ -59,7 +58,7 @@ def solved(
         entry["interventions"] = intervened(gpt, *of_n[task["n_items"]])
         entries.append(entry)
         draw_answer(out / f"answer-{file_name(str(path))}.png", gpt, entry, seed)
-    report = {"command": sys.argv, "device": device_name(device), "commit": provenance()["commit"]}
+    report = {"command": command(), "device": device_name(device), "commit": provenance()["commit"]}
     write_json(out / "solved.json", report | {"contexts": contexts, "seed": seed, "checkpoints": entries})
     for name, title in (("by_n_items", "items"), ("interventions", "replaced")):
         print(f"\naccuracy\n\n{table(rows(entries, name, title))}")
@@ -145,8 +144,8 @@ def draw_answer(path, gpt, entry, seed):
         if is_difference(attention, z):
             (A1, A2), lam = attention.maps(z), attention.lam
             maps = {"A₁": A1, f"λA₂, λ = {lam.item():.2f}": lam * A2, "A₁ − λA₂": maps["A"]}
-        n_heads = maps[next(iter(maps))].size(1)
-        panels += [(f"layer {i}, head {h}: {name}", A[0, h, -1]) for h in range(n_heads) for name, A in maps.items()]
+        for h in range(attention.n_heads):
+            panels += [(f"layer {i}, head {h}: {name}", A[0, h, -1]) for name, A in maps.items()]
     columns = len(panels) // len(gpt.blocks)
     figure, grid = new_figure(4.6 * min(columns, 6), 2.4 * len(gpt.blocks), len(gpt.blocks), columns, sharey=True)
     tokens = x[0].tolist()

@@ -31,7 +31,7 @@ from lab.show import THE_FOUR, table
 from plumbing.dataset import load_dataset
 from plumbing.files import locked, write_json
 from plumbing.machine import device_name, find_device
-from plumbing.run import provenance
+from plumbing.run import command, provenance
 from train import check_options, preset, train
 
 Sizes = Annotated[tuple[float, ...], "more than 0"]
@@ -81,7 +81,7 @@ def tune(
             raise UsageError(f"no run with fresh seeds is left: {next(iter(failed.values()))}")
         rows = [result(folder) for folder in folders]
         summary = summarize(rows, attentions)
-        report = {"command": sys.argv, "commit": provenance()["commit"], "device": device_name(device), "jobs": jobs}
+        report = {"command": command(), "commit": provenance()["commit"], "device": device_name(device), "jobs": jobs}
         report |= {"grid": grid, "tuning": tried, "chosen": {x["attention"]: name_of(x) for x in chosen}}
         write_json(out / "results.json", report | {"table": summary, "failed": failed, "runs": rows})
     title = description(rows, device, jobs)

@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
@@ -247,6 +248,12 @@ def fill_optimizer(optimizer, gpt, checkpoint, path):
         raise UsageError(f"{path} has no state of this optimizer: {type(error).__name__}, {error}") from None
     for group, mine in zip(optimizer.param_groups, settings, strict=True):
         group.update(mine)
+
+
+def command():
+    """The command line of this process as a list, with the program's path in the project: ["lab/compare.py", ...]."""
+    program, root = real(sys.argv[0]), real(ROOT)
+    return [program.relative_to(root).as_posix() if root in program.parents else program.name, *sys.argv[1:]]
 
 
 def provenance(attention="vanilla"):

@@ -8,6 +8,7 @@ import math
 import re
 import runpy
 import shlex
+from pathlib import Path
 
 import pytest
 import test_model
@@ -129,6 +130,12 @@ def test_its_code_runs_and_prints_what_is_shown(page, desk):
             for line in filter(str.strip, text.splitlines()):
                 assert re.sub(r"\d[\d,.]*", "0", line).strip() in kinds, (line, printed)
         before = language
+
+
+def test_records_name_no_path_of_a_machine():
+    for path in (ROOT / "docs/results").glob("*/*.json"):
+        words = json.loads(path.read_text(encoding="utf-8"))["command"]
+        assert not [word for word in words if Path(word.partition("=")[2] or word).is_absolute()], path
 
 
 # ---------------------------------------------------------------------------- form

@@ -13,7 +13,7 @@ from model import ATTENTION, Differential, pairs, softmax
 IDEAS = {**ABLATIONS, **DIFFERENCES}
 C = laws.SMALL["n_embd"]
 MORE_NUMBERS = {"init-0.8": 4 * 8 + 16, "init-0.5": 4 * 8 + 16, "fixed-lambda": 16, "lambda-zero": 16, "tied": 0}
-MORE_NUMBERS["tied-0.9"] = 0
+MORE_NUMBERS |= {"tied-0.9": 0}
 MORE_NUMBERS |= {"normed-vanilla": 8, "wide-values": 2 * C * C, "sum": 4 * 8 + 16, "add-only": 4 * 8 + 16}
 MORE_NUMBERS |= {"v2": C * C + 4 * C}
 every_idea = pytest.mark.parametrize("name", IDEAS)

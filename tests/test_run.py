@@ -16,7 +16,7 @@ from configurable import UsageError, parse
 from conftest import ROOT, metrics, mistake, same, small, weights
 from model import GPTConfig
 from plumbing.checkpoint import load
-from plumbing.run import read_metrics
+from plumbing.run import command, read_metrics
 from prepare import prepare
 from train import train
 
@@ -118,6 +118,12 @@ def test_a_new_run_does_not_replace_the_files_of_somebody_else(go):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+def test_a_record_s_command_says_nothing_of_the_place_of_the_clone(monkeypatch):
+    for program, shown in ((ROOT / "lab/compare.py", "lab/compare.py"), ("/usr/bin/pytest", "pytest")):
+        monkeypatch.setattr(sys, "argv", [str(program), "config/cpu.toml", "--jobs=2"])
+        assert command() == [shown, "config/cpu.toml", "--jobs=2"]
+
+
 def test_a_new_run_does_not_replace_a_link(go):
     Path("out/run").mkdir(parents=True)
     Path("out/run/metrics.jsonl").symlink_to("/nowhere")
