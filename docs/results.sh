@@ -61,7 +61,7 @@ python -m lab.compare config/missing.toml --seeds=1,2,3,4 --max_iters=1600 --job
 keep missing-long results.json accuracy.png
 python -m lab.tune config/missing.toml --init_stds=0.02,0.088,0.125 --learning_rates=1e-3,2e-3,4e-3 --n_heads=2,4,8 \
     --seeds=1,2,3,4,5,6,7,8 --jobs=2 --out_dir=out/missing-tune
-keep missing-tune results.json accuracy.png
+keep missing-tune results.json
 python -m lab.solved out/missing/differential-0.002-{1,2,3,4,5,6,7,8} --out_dir=out/solved
 keep solved solved.json
 cp out/solved/answer-out-missing-differential-0.002-1.png docs/results/solved/answer-1.png
