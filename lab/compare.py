@@ -341,7 +341,7 @@ def description(rows, device, jobs):
     config, data = rows[0]["config"], rows[0]["data"]
     seeds = ", ".join(map(str, dict.fromkeys(row["seed"] for row in rows)))
     maps = " or ".join(map(str, sorted({row["config"]["n_head"] for row in rows})))
-    size = f"{config['n_layer']} layers of {config['n_embd']}, {maps} maps each"
+    size = f"{config['n_layer']} layer{'s' * (config['n_layer'] > 1)} of {config['n_embd']}, {maps} maps each"
     what = f"{Path(rows[0]['dataset']).name} ({data['tokenizer']}), {size}, windows of {config['block_size']}"
     return f"{what}, seeds {seeds}; {device_name(device)}{f' for {jobs} runs at a time' if jobs > 1 else ''}"
 
