@@ -68,6 +68,40 @@ def test_the_same_command_goes_on(go, monkeypatch):
     assert go() == table
 
 
+def test_what_was_chosen_elsewhere_is_compared_without_tuning(go, capsys):
+    go()
+    before = json.loads(Path("out/tuned/results.json").read_text())["chosen"]
+    options = {"init_stds": None, "n_heads": None, "chosen_in": "out/tuned/results.json", "out_dir": "out/wider"}
+    capsys.readouterr()
+    go(n_embd=32, attentions=("differential",), **options)
+    report = json.loads(Path("out/wider/results.json").read_text())
+    assert report["chosen"] == {"differential": before["differential"]} and report["tuning"] == {}
+    assert [run["seed"] for run in report["runs"]] == [1, 2]
+    assert all(run["config"]["n_embd"] == 32 for run in report["runs"])
+    assert {path.name for path in Path("out/wider").iterdir() if path.is_dir()} == {
+        f"{before['differential']}-{seed}" for seed in (1, 2)
+    }
+    assert "the settings chosen in out/tuned/results.json" in capsys.readouterr().out
+
+
+def test_a_file_that_chose_nothing_is_refused(go, tmp_path):
+    run = {"attention": "vanilla", "learning_rate": 0.1, "config": {"init_std": 0.1, "n_head": 2}}
+    for text, message in (
+        (None, "No such file or directory"),
+        ("{", "is no results.json of lab.tune"),
+        ("[]", "is no results.json of lab.tune"),
+        ("{}", "has no runs; lab.tune writes such a file"),
+        (json.dumps({"runs": [run]}), "has no differential; lab.tune writes such a file"),
+    ):
+        path = tmp_path / "chosen.json"
+        if text is not None:
+            path.write_text(text)
+        said = mistake(go, init_stds=None, n_heads=None, chosen_in=str(path))
+        assert said == f"chosen_in={path}: {message}"
+    said = mistake(go, chosen_in=str(path))
+    assert said == f"init_stds: is chosen already in chosen_in={path}; leave out one of the two"
+
+
 def settings():
     return [
         {"attention": a, "init_std": s, "learning_rate": 0.1, "n_head": 2}
