@@ -69,7 +69,7 @@ def test_the_same_command_goes_on(go, monkeypatch):
 
 
 def test_what_was_chosen_elsewhere_is_compared_without_tuning(go, capsys):
-    go()
+    go(learning_rate=2e-3)
     before = json.loads(Path("out/tuned/results.json").read_text())["chosen"]
     options = {"init_stds": None, "n_heads": None, "chosen_in": "out/tuned/results.json", "out_dir": "out/wider"}
     capsys.readouterr()
@@ -77,11 +77,13 @@ def test_what_was_chosen_elsewhere_is_compared_without_tuning(go, capsys):
     report = json.loads(Path("out/wider/results.json").read_text())
     assert report["chosen"] == {"differential": before["differential"]} and report["tuning"] == {}
     assert [run["seed"] for run in report["runs"]] == [1, 2]
-    assert all(run["config"]["n_embd"] == 32 for run in report["runs"])
+    assert all(run["config"]["n_embd"] == 32 and run["learning_rate"] == 2e-3 for run in report["runs"])
     assert {path.name for path in Path("out/wider").iterdir() if path.is_dir()} == {
         f"{before['differential']}-{seed}" for seed in (1, 2)
     }
     assert "the settings chosen in out/tuned/results.json" in capsys.readouterr().out
+    said = mistake(go, n_embd=18, attentions=("differential",), **options)
+    assert said.startswith("n_embd=18: must be a multiple of 2 n_head"), "before a run is begun"
 
 
 def test_a_file_that_chose_nothing_is_refused(go, tmp_path):
