@@ -203,9 +203,15 @@ def of_mistakes():
 
 def of_missing():
     """Which one is missing? Accuracy at the end and when it was 99 %, of every mechanism, control and tuned setting."""
-    for name in ("missing", "missing-controls", "missing-tune"):
+    for name in ("missing", "missing-long", "missing-controls", "missing-tune"):
         for row in results(name)["table"]:
             yield "results.md", f"| {accuracy(row)} | {solved_at(row)} |"
+    for name, items in (("1-layers", 12), ("4-layers", 12), ("6", 6), ("24", 24), ("48", 48)):
+        report = results(f"missing-{name}")
+        rows = [row for row in report["table"] if row["attention"] in ("vanilla", "differential")]
+        cells = [report["runs"][0]["config"]["n_layer"], items, rows[0]["steps"]]
+        cells += [cell for row in rows for cell in (accuracy(row), solved_at(row))]
+        yield "results.md", f"| {' | '.join(map(str, cells))} |"
     preset, best = (
         {row["attention"]: accuracy(row) for row in results(n)["table"]} for n in ("missing", "missing-tune")
     )
@@ -270,6 +276,9 @@ def of_one_layer():
     )
     for page in ("results.md", "04-near-zero.md"):
         yield page, f"up to {['fifteen', 'sixteen'][round(ratio) - 15]} times larger"
+    for rate in ("2e-3", "1e-2"):
+        of = {row["attention"]: error(row) for row in of_settings(results(f"noise-{rate}")["runs"])}
+        yield "results.md", f"| {rate} | {' | '.join(of[name] for name in ('no-norm', 'differential', 'vanilla'))} |"
     for row in of_settings([*results("noise-narrow")["runs"], *results("noise-heads")["runs"]]):
         yield "results.md", f"| {row['width']} | {row['attention']} | {row['n_head']} | {error(row)} |"
     regression = of_settings(results("regression")["runs"])
