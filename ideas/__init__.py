@@ -1,6 +1,16 @@
 """More words for --attention: `import ideas` adds the mechanisms of this folder to the four of model.py."""
 
-from ideas import ablations, difference, mistakes
+from ideas.ablations import ABLATIONS
+from ideas.denominator import DENOMINATORS
+from ideas.difference import DIFFERENCES
+from ideas.lambdas import LAMBDAS
+from ideas.mistakes import MISTAKES
+from ideas.mixing import MIXTURES
+from ideas.positions import POSITIONS
+from ideas.retrofit import RETROFITS
+from ideas.selection import SELECTIONS
+from ideas.steps import STEPS
 from model import ATTENTION
 
-ATTENTION.update(ablations.ABLATIONS | difference.DIFFERENCES | mistakes.MISTAKES)
+ATTENTION.update(ABLATIONS | DENOMINATORS | DIFFERENCES | LAMBDAS | MISTAKES)
+ATTENTION.update(MIXTURES | POSITIONS | RETROFITS | SELECTIONS | STEPS)

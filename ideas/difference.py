@@ -1,12 +1,21 @@
-"""Why the difference? Other ways to put two maps together."""
+"""Why the difference? Other ways to put two maps together.
 
+The words in quotation marks are from the discussion of the paper: https://news.ycombinator.com/item?id=41776324
+"""
+
+import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
-from model import Attention, Differential
+from ideas.ablations import FixedLambda
+from model import Attention, Differential, pairs, scores, softmax
 
 
 class Sum(Differential):
-    """sum: A = softmax(S₁) + λ softmax(S₂), where λ may become negative. `lam`, which train.py logs, is −λ."""
+    """sum: A = softmax(S₁) + λ softmax(S₂), where λ may become negative. `lam`, which train.py logs, is −λ.
+
+    "why … the difference … instead of the sum?"
+    """
 
     @property
     def lam(self):
@@ -21,25 +30,117 @@ class AddOnly(Differential):
         return -super().lam.abs()
 
 
-class DiffV2(Attention):
-    """v2: A = softmax(S₁) − σ(x W) softmax(S₂): two queries per key, λ per token and head, no norm.
+class OneMap(Attention):
+    """A = weights(S): BHTN scores of all maps to weights of half as many heads, which are stored."""
 
-    The authors' second version, January 2026. It has C² + CH more numbers per layer.
+    maps_per_head = 2
+
+    def mix(self, x, q, k, v):
+        return self.attend(q, k, v, self.weights).to(x.dtype)  # what normalises heads does so in float32
+
+    def flops(self, n):
+        return 2 * (self.n_maps * self.D + self.n_heads * self.E) * n
+
+
+class Rectified(OneMap, Differential):
+    """rectified: A = max(0, softmax(S₁) − λ softmax(S₂)). Stores A.
+
+    "Rectify the difference of the softmaxes"
     """
+
+    def weights(self, S):
+        A1, A2 = pairs(softmax(S))
+        return (A1 - self.lam * A2).relu()
+
+
+class Gate(OneMap, FixedLambda):
+    """gate: A = softmax(S₁) where that is above λ softmax(S₂), else 0; λ = λ_init. Stores A. Nothing teaches S₂ or λ.
+
+    "Apply the Heaviside function … (as a gate)"
+    """
+
+    def weights(self, S):
+        A1, A2 = pairs(softmax(S))
+        return A1.where(self.lam * A2 < A1, 0)
+
+
+class Heaviside(OneMap, Differential):
+    """heaviside: A = A₁ − λ where A₁ is above λA₂, else A₁; A₁ and A₂ as in differential. Stores A. Nothing teaches A₂.
+
+    "softmax(A1) - lambda H(s(A1) - lambda s(A2))", to the letter
+    """
+
+    def weights(self, S):
+        A1, A2 = pairs(softmax(S))
+        return A1 - self.lam * (self.lam * A2 < A1)
+
+
+class Surprise(OneMap):
+    """surprise: A = d softmax(S₁), d = ½ Σ |softmax(S₁) − softmax(S₂)| per row, from 0 to 1. Stores A.
+
+    "if one attention head is surprised by what another learns, up-weight it"
+    """
+
+    def weights(self, S):
+        A1, A2 = pairs(softmax(S))
+        return (A1 - A2).abs().sum(-1, keepdim=True) / 2 * A1
+
+
+class LogSigmoid(OneMap):
+    """log-sigmoid: A = softmax(αS₁ − ln σ(βS₂)), α and β learned per head, from 1. Stores A.
+
+    "softmax(α q₁k₁ − log σ(β q₂k₂))": a small second score lifts a token, a large one does nothing.
+    """
+
+    watch = ("alpha", "beta")
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
-        self.q2 = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.lam = nn.Linear(config.n_embd, config.n_head, bias=False)
+        self.alpha, self.beta = (nn.Parameter(torch.ones(self.n_heads, 1, 1)) for _ in range(2))
 
     def mix(self, x, q, k, v):
-        q2 = self.q2(x).unflatten(2, (-1, self.D)).transpose(1, 2)  # BTC -> BHTD
-        q2 = self.rotate(q2, k.size(2) - q.size(2))
-        lam = self.lam(x).sigmoid().mT.unsqueeze(-1)  # BTH -> BHT1
-        return self.attend(q, k, v) - lam * self.attend(q2, k, v)
+        factors = torch.stack((self.alpha, self.beta), 1).flatten(0, 1)  # α of head 0, β of head 0, α of head 1 …
+        return super().mix(x, factors * q, k, v)
 
-    def flops(self, n):
-        return 2 * super().flops(n)
+    def weights(self, S):
+        S1, S2 = pairs(S)
+        return softmax(S1 - F.logsigmoid(S2.where(S2.isfinite(), 0)))
 
 
-DIFFERENCES = {"sum": Sum, "add-only": AddOnly, "v2": DiffV2}
+class Decorrelated(Differential):
+    """decorrelated: differential, and 0.1 · the mean cosine of the rows of A₁ and A₂ in the loss. Stores A in training.
+
+    "Maybe the loss function could penalize them learning the same thing?" Losses are logged without the penalty.
+    """
+
+    def mix(self, x, q, k, v):
+        y = super().mix(x, q, k, v)
+        if not (self.training and torch.is_grad_enabled()):
+            return y
+        A1, A2 = pairs(softmax(scores(q, k)))
+        rows = F.cosine_similarity(A1, A2, dim=-1)[..., 1:]  # the first row sees one token
+        return Penalised.apply(y, 0.1 * rows.sum() / max(1, rows.numel()))
+
+
+class Penalised(torch.autograd.Function):
+    """y as it is; backward, gradients are those of loss + penalty."""
+
+    @staticmethod
+    def forward(ctx, y, penalty):
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, gradient.new_ones(())
+
+
+DIFFERENCES = {
+    "sum": Sum,
+    "add-only": AddOnly,
+    "rectified": Rectified,
+    "gate": Gate,
+    "heaviside": Heaviside,
+    "surprise": Surprise,
+    "log-sigmoid": LogSigmoid,
+    "decorrelated": Decorrelated,
+}

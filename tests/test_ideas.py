@@ -1,5 +1,8 @@
 """The mechanisms of ideas/ keep the laws of the four, and are what their docstrings say."""
 
+import inspect
+import math
+
 import pytest
 import test_model as laws
 import torch
@@ -7,16 +10,47 @@ import torch.nn.functional as F
 
 import ideas  # noqa: F401  adds their words
 from ideas.ablations import ABLATIONS
+from ideas.denominator import DENOMINATORS
 from ideas.difference import DIFFERENCES
+from ideas.lambdas import LAMBDAS
+from ideas.mistakes import MISTAKES
+from ideas.mixing import MIXTURES
+from ideas.positions import POSITIONS
+from ideas.retrofit import RETROFITS
+from ideas.selection import SELECTIONS
+from ideas.steps import STEPS
 from model import ATTENTION, Differential, pairs, softmax
 
-IDEAS = {**ABLATIONS, **DIFFERENCES}
-C = laws.SMALL["n_embd"]
-MORE_NUMBERS = {"init-0.8": 4 * 8 + 16, "init-0.5": 4 * 8 + 16, "fixed-lambda": 16, "lambda-zero": 16, "tied": 0}
-MORE_NUMBERS |= {"tied-0.9": 0}
-MORE_NUMBERS |= {"normed-vanilla": 8, "wide-values": 2 * C * C, "sum": 4 * 8 + 16, "add-only": 4 * 8 + 16}
-MORE_NUMBERS |= {"v2": C * C + 4 * C}
+IDEAS = ABLATIONS | DENOMINATORS | DIFFERENCES | LAMBDAS | MIXTURES | POSITIONS | RETROFITS | SELECTIONS | STEPS
+C, H, D = laws.SMALL["n_embd"], 4, 8
+V1 = 4 * D + 2 * D  # λ's vectors and the norm's gain
+MORE_NUMBERS = dict.fromkeys(IDEAS, 0) | {
+    **{"init-0.8": V1, "init-0.5": V1, "fixed-lambda": 2 * D, "lambda-zero": 2 * D, "normed-vanilla": D},
+    **{"wide-values": 2 * C * C, "sink": H, "layer-sink": 1, "sum": V1, "add-only": V1, "rectified": V1},
+    **{"gate": 2 * D, "heaviside": V1, "log-sigmoid": 2 * H // 2, "decorrelated": V1, "head-lambda": 2 * 4 * D + 2 * D},
+    **{"token-lambda": C * H // 2, "v2": C * C + C * H, "minus-even": H, "mixed": H * H, "unit-mix": H * H},
+    **{"mixed-by-token": H * H + C * 4 * H + 4 * H * H * H, "talking-heads": 2 * H * H, "nope-differential": V1},
+    **{"alibi-differential": V1, "xpos-differential": V1, "grown": C * C + H, "dex": D * D},
+    **{"selective-differential": V1, "hierarchical": C * C + H, "factored": H // 2},
+}
+# What the class says of itself, and the tests expect:
+STORED = {name for name, c in IDEAS.items() if "Stores A." in c.__doc__}  # it cannot be written with the fused kernel
+NO_MAP = {name for name, c in IDEAS.items() if c.map is None}  # it is not linear in v
+SPARSE = {"surprise", "exp-minus-one", "softpick", "threshold", "rectified", "gate", "heaviside", "no-softmax"}
 every_idea = pytest.mark.parametrize("name", IDEAS)
+
+
+def test_they_are_as_many_as_the_chapter_says_and_none_hides_another():
+    files = (ABLATIONS, DENOMINATORS, DIFFERENCES, LAMBDAS, MISTAKES, MIXTURES, POSITIONS, RETROFITS, SELECTIONS, STEPS)
+    names = [name for file in files for name in file]
+    assert len({*names, *laws.MORE_NUMBERS}) == len(names) + 4 == len(ATTENTION)
+
+
+@every_idea
+def test_its_methods_are_short(name):
+    """A method of an idea has at most twelve lines, without its docstring."""
+    methods = [m for m in vars(IDEAS[name]).values() if inspect.isfunction(m)]
+    assert all(len(inspect.getsource(method).splitlines()) <= 12 for method in methods)
 
 
 @every_idea
@@ -27,9 +61,23 @@ def test_fused_is_explicit_in_output_and_every_gradient(name, T):
 
 @every_idea
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("law", [laws.test_no_token_depends_on_a_later_one, laws.test_map_times_values_is_mix])
-def test_laws_of_both_branches(law, name, fused):
-    law(name, fused)
+def test_no_token_depends_on_a_later_one(name, fused):
+    """And on every earlier one, where no weight is exactly 0 (in `surprise` that of a row with one token is)."""
+    attention, x = laws.layer(name, fused).eval(), laws.inputs(7, B=1).requires_grad_()
+    y = attention(x)
+    for t in range(7):
+        (gradient,) = torch.autograd.grad(y[0, t].sum(), x, retain_graph=True)
+        assert (gradient[0, t + 1 :] == 0).all()
+        assert (gradient[0, : t + 1] != 0).any(-1).all() or name in SPARSE
+
+
+@every_idea
+@pytest.mark.parametrize("fused", [False, True])
+def test_map_times_values_is_mix(name, fused):
+    if name in NO_MAP:
+        assert "has no `map`" in " ".join(IDEAS[name].__doc__.split())
+    else:
+        laws.test_map_times_values_is_mix(name, fused)
 
 
 @every_idea
@@ -39,9 +87,7 @@ def test_laws_of_both_branches(law, name, fused):
         laws.test_cache_gives_what_recomputing_gives,
         laws.test_several_tokens_after_a_cache_give_what_recomputing_gives,
         laws.test_generate_is_greedy_recomputation_also_beyond_block_size,
-        laws.test_every_parameter_gets_gradient,
         laws.test_evaluation_mode_has_no_dropout_and_training_has,
-        laws.test_maps_know_distances_only,
         laws.test_counting_agrees_with_torch,
     ],
 )
@@ -50,18 +96,40 @@ def test_laws(law, name):
 
 
 @every_idea
-@pytest.mark.parametrize(
-    "law",
-    [
-        laws.test_fused_passes_no_mask_and_is_causal,
-        laws.test_a_mechanism_that_learns_more_shares_all_other_first_weights,
-        laws.test_bfloat16_keeps_scalars_norms_and_loss_in_float32,
-    ],
-)
-def test_laws_that_patch(law, name, monkeypatch):
-    if name == "wide-values" and law is laws.test_a_mechanism_that_learns_more_shares_all_other_first_weights:
+def test_every_parameter_gets_gradient(name):
+    """But the second queries of `grown`, before its λ has left 0."""
+    net, tokens = laws.gpt(name), torch.randint(32, (2, 16))
+    net(tokens, tokens.roll(-1)).backward()
+    idle = {n.rpartition(".")[2] for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert idle == ({"q2"} if name == "grown" else set())
+
+
+@pytest.mark.parametrize("name", IDEAS.keys() - NO_MAP)
+def test_maps_know_distances_only(name):
+    laws.test_maps_know_distances_only(name)
+
+
+@every_idea
+def test_the_fused_ones_use_the_kernel_without_a_mask(name, monkeypatch):
+    if name not in STORED:
+        laws.test_fused_passes_no_mask_and_is_causal(name, monkeypatch)
+    calls = []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **kw: calls.append(kw))
+    if name in STORED:
+        laws.layer(name, fused=True)(laws.inputs())
+    assert calls == []
+
+
+@every_idea
+def test_a_mechanism_that_learns_more_shares_all_other_first_weights(name, monkeypatch):
+    if name == "wide-values":
         pytest.skip("its projections have other shapes than those of vanilla")
-    law(name, monkeypatch)
+    laws.test_a_mechanism_that_learns_more_shares_all_other_first_weights(name, monkeypatch)
+
+
+@every_idea
+def test_bfloat16_keeps_scalars_norms_and_loss_in_float32(name, monkeypatch):
+    laws.test_bfloat16_keeps_scalars_norms_and_loss_in_float32(name, monkeypatch)
 
 
 @every_idea
@@ -74,6 +142,160 @@ def test_its_docstring_begins_with_its_word(name):
 def test_it_has_as_many_more_numbers_than_vanilla_as_its_docstring_says(name):
     n = {word: sum(p.numel() for p in laws.layer(word).parameters()) for word in (name, "vanilla")}
     assert n[name] - n["vanilla"] == MORE_NUMBERS[name]
+
+
+def row(S, extra=0.0):
+    return laws.softmax_in_a_loop(S, extra)
+
+
+def of_scores(definition):
+    """The loop of a mechanism whose row is definition(scores of the row, the layer, head)."""
+
+    def loop(layer, x, q, k, head):
+        maps = [head] if layer.maps_per_head == 1 else [2 * head, 2 * head + 1]
+        S = [[float(q[i] @ kj[i]) / math.sqrt(D) for kj in k] for i in maps]
+        return definition(*S, layer, head)
+
+    return loop
+
+
+def first(what):
+    """A definition from one score at a time."""
+    return of_scores(lambda S, layer, head: [what(s) for s in S])
+
+
+def exp_minus_one(S, layer, head):
+    E = [max(0, math.exp(s) - 1) for s in S]
+    return [e / sum(E) if sum(E) else 0.0 for e in E]
+
+
+def softpick(S, layer, head):
+    return [max(0, math.exp(s) - 1) / sum(abs(math.exp(z) - 1) for z in S) for s in S]
+
+
+def surprise(S1, S2, layer, head):
+    A1, A2 = row(S1), row(S2)
+    return [sum(abs(a - b) for a, b in zip(A1, A2, strict=True)) / 2 * a for a in A1]
+
+
+def of_two(what):
+    """A definition from the two weights of a token and λ."""
+
+    def definition(S1, S2, layer, head):
+        return [what(a, b, lam_of(layer, head)) for a, b in zip(row(S1), row(S2), strict=True)]
+
+    return of_scores(definition)
+
+
+def lam_of(layer, head):
+    return float(layer.lam.flatten()[head % layer.lam.numel()])
+
+
+def log_sigmoid(S1, S2, layer, head):
+    alpha, beta = (float(p.flatten()[head]) for p in (layer.alpha, layer.beta))
+    weights = [math.exp(alpha * a) * (1 + math.exp(-beta * b)) for a, b in zip(S1, S2, strict=True)]
+    return [w / sum(weights) for w in weights]
+
+
+def token_lambda(layer, x, q, k, head):
+    lam = 1 / (1 + math.exp(-float(layer.to_lam.weight[head] @ x)))
+    A1, A2 = (laws.loop_vanilla(layer, x, q, k, i) for i in (2 * head, 2 * head + 1))
+    return [a - lam * b for a, b in zip(A1, A2, strict=True)]
+
+
+def sink(layer, x, q, k, head):
+    b = float(layer.b.flatten()[head % layer.b.numel()])
+    return row([float(q[head] @ kj[head]) / math.sqrt(D) for kj in k], math.exp(b))
+
+
+def all_rows(layer, x, q, k):
+    return [laws.loop_vanilla(layer, x, q, k, g) for g in range(H)]
+
+
+def mixture(matrix):
+    def loop(layer, x, q, k, head):
+        rows, M = all_rows(layer, x, q, k), matrix(layer, x)
+        return [sum(float(M[head, g]) * rows[g][j] for g in range(H)) for j in range(len(k))]
+
+    return loop
+
+
+def by_token(layer, x):
+    return layer.M + (layer.to_M.weight @ torch.tanh(layer.hidden.weight @ x)).view(H, H)
+
+
+def talking(layer, x, q, k, head):
+    S = [[float(q[f] @ kj[f]) / math.sqrt(D) for kj in k] for f in range(H)]
+    mixed = [[sum(float(layer.P[g, f]) * S[f][j] for f in range(H)) for j in range(len(k))] for g in range(H)]
+    return [sum(float(layer.M[head, g]) * row(mixed[g])[j] for g in range(H)) for j in range(len(k))]
+
+
+def alibi(S, layer, head):
+    m = 2 ** (-8 * (head + 1) / layer.n_heads)
+    return row([s - m * (len(S) - 1 - j) for j, s in enumerate(S)])
+
+
+def alibi_differential(S1, S2, layer, head):
+    return [a - lam_of(layer, 0) * b for a, b in zip(alibi(S1, layer, head), alibi(S2, layer, head), strict=True)]
+
+
+def grown(layer, x, q, k, head):
+    more = layer.rotate((layer.q2 @ x).view(1, H, 1, D), len(k) - 1)[0, :, 0]
+    rows = [row([float(z @ kj[head]) / math.sqrt(D) for kj in k]) for z in (q[head], q[head] + more[head])]
+    return [a - lam_of(layer, head) * b for a, b in zip(*rows, strict=True)]
+
+
+def cosine(layer, x, q, k, head):
+    g = float(layer.g.flatten()[head])
+    assert g == pytest.approx(2 * math.log2(16 * 16 - 16))
+    return row([g * float(q[head] @ kj[head] / q[head].norm() / kj[head].norm()) for kj in k])
+
+
+def even(S, layer, head):
+    return [a - lam_of(layer, head) / len(S) for a in row(S)]
+
+
+V1_MAP = of_two(lambda a, b, lam: a - lam * b)
+DEFINITIONS = {
+    **dict.fromkeys(("sink", "layer-sink"), sink),
+    "softmax1-but-last": of_scores(lambda S, layer, head: row(S)),  # laws.layer is the last one
+    "exp-minus-one": of_scores(exp_minus_one),
+    "softpick": of_scores(softpick),
+    "sigmoid": first(lambda s: 1 / (1 + math.exp(math.log(16) - s))),
+    "no-softmax": of_scores(lambda S, layer, head: [s / len(S) for s in S]),
+    "threshold": of_scores(lambda S, layer, head: [a if a >= (1 - 1e-6) / len(S) else 0.0 for a in row(S)]),
+    "cold": of_scores(lambda S, layer, head: row([2 * s for s in S])),
+    "cold-cosine": cosine,
+    "rectified": of_two(lambda a, b, lam: max(0.0, a - lam * b)),
+    "gate": of_two(lambda a, b, lam: a if a > lam * b else 0.0),
+    "heaviside": of_two(lambda a, b, lam: a - lam * (a > lam * b)),
+    "surprise": of_scores(surprise),
+    "log-sigmoid": of_scores(log_sigmoid),
+    "decorrelated": V1_MAP,
+    "head-lambda": V1_MAP,
+    "token-lambda": token_lambda,
+    "minus-even": of_scores(even),
+    "mixed": mixture(lambda layer, x: layer.M),
+    "unit-mix": mixture(lambda layer, x: layer.M / layer.M.norm(dim=1, keepdim=True)),
+    "mixed-by-token": mixture(by_token),
+    "talking-heads": talking,
+    **dict.fromkeys(("nope-vanilla", "xpos-vanilla", "dex"), laws.loop_vanilla),
+    **dict.fromkeys(("nope-differential", "xpos-differential"), V1_MAP),
+    "alibi-vanilla": of_scores(alibi),
+    "alibi-differential": of_scores(alibi_differential),
+    "grown": grown,
+}
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_map_is_the_definition_in_plain_loops(name, monkeypatch):
+    monkeypatch.setitem(laws.DEFINITIONS, name, DEFINITIONS[name])
+    laws.test_map_is_the_definition_in_plain_loops(name)
+
+
+def test_every_idea_has_a_definition_here():
+    elsewhere = {*ABLATIONS, "sum", "add-only", "v2", *SELECTIONS, *STEPS}  # the tests below
+    assert {*DEFINITIONS} | elsewhere == {*IDEAS} and not elsewhere & {*DEFINITIONS}
 
 
 def both_maps(layer, x):
@@ -152,3 +374,118 @@ def test_wide_values_contain_differential_without_its_norm():
         out = tied.out.weight.view(C, 2, 1, 16) * torch.tensor([1, -tied.lam_init])[:, None]
         wide.out.weight.copy_(out.flatten(1))
         torch.testing.assert_close(wide(x), tied(x))
+
+
+def forgotten(q0, k0):
+    """F of Selective Attention in loops, from rotated queries and keys of map 0, TD each."""
+    T = len(q0)
+    S0 = [[max(0.0, float(q0[t] @ k0[j]) / math.sqrt(D)) for j in range(T)] for t in range(T)]
+    return torch.tensor([[sum(S0[t][j] for t in range(j + 1, i)) * (j > 0) for j in range(T)] for i in range(T)])
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+@torch.no_grad()
+def test_what_earlier_tokens_pointed_at_is_taken_from_all_scores(name):
+    layer, x = laws.layer(name), laws.inputs(7, B=1)
+    q, k, _ = layer.project(x)
+    k = k[..., :D]
+    F = forgotten(q[0, 0], k[0, 0]).to(q.dtype)
+    assert (F > 0).any() and (F[:, 0] == 0).all() and (F.diagonal() == 0).all() and (F.diagonal(-1) == 0).all()
+    A = softmax((q @ k.mT / math.sqrt(D) - F).masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf))
+    if name == "selective-differential":
+        A = A[:, 0::2] - layer.lam * A[:, 1::2]
+    torch.testing.assert_close(layer.map(x), A)
+
+
+def causal(q, k):
+    return softmax((q @ k.mT / math.sqrt(D)).masked_fill(torch.ones(q.size(2), k.size(2)).triu(1).bool(), -torch.inf))
+
+
+def heads_of(z, width=D):
+    return z.unflatten(2, (-1, width)).transpose(1, 2)
+
+
+def test_hierarchical_asks_again_with_what_it_found():
+    layer, x = laws.layer("hierarchical"), laws.inputs()
+    q, k, v = layer.project(x)
+    y = causal(q, k) @ v
+    q2 = layer.rotate(heads_of(layer.q2(y.transpose(1, 2).flatten(2))), 0)
+    y = y - layer.lam * (causal(q2, k) @ v)
+    torch.testing.assert_close(layer(x), layer.out(y.transpose(1, 2).flatten(2)))
+
+
+def test_factored_is_two_attentions_with_the_same_values():
+    layer, x = laws.layer("factored"), laws.inputs()
+    (q, k, v), out = layer.project(x), layer.out.weight
+    first = causal(q[:, 0::2], k[:, 0::2]) @ v
+    q, k, _ = layer.project(x + first.transpose(1, 2).flatten(2) @ out.T)
+    second = causal(q[:, 1::2], k[:, 1::2]) @ v
+    y = (first - layer.lam * second).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(layer(x), y @ out.T)
+
+
+def test_softmax1_but_last_is_softmax1_in_all_other_layers():
+    for depth, other in ((0, "softmax1"), (1, "vanilla")):
+        layers = [laws.layer(name, depth=depth) for name in ("softmax1-but-last", other)]
+        torch.testing.assert_close(*(layer(laws.inputs()) for layer in layers))
+
+
+def test_positions_are_what_the_names_say():
+    q = torch.ones(1, 8, 5, D, dtype=torch.float64)  # four queries, four keys
+    assert torch.equal(laws.layer("nope-vanilla").rotate(q, 3), q)
+    assert torch.equal(laws.layer("alibi-differential").rotate(q, 3), q)
+    plain, turned = (laws.layer(name).rotate(q, 3) for name in ("vanilla", "xpos-vanilla"))
+    for i in range(D):
+        zeta = (2 * (i % (D // 2)) / D + 0.4) / 1.4
+        for t in range(5):
+            ratio = turned[0, :, t, i] / plain[0, :, t, i]
+            grown = zeta ** ((t + 3) / 512)
+            torch.testing.assert_close(ratio, torch.tensor([grown] * 4 + [1 / grown] * 4, dtype=torch.float64))
+
+
+def test_dex_changes_every_second_head():
+    layer, y = laws.layer("dex"), torch.randn(2, H, 5, D, dtype=torch.float64)
+    torch.testing.assert_close(layer.norm(y)[:, 0::2], y[:, 0::2])
+    torch.testing.assert_close(layer.norm(y)[:, 1::2], y[:, 1::2] - y[:, 1::2] @ layer.W)
+
+
+@pytest.mark.parametrize("name", RETROFITS)
+def test_a_retrofit_begins_as_vanilla(name):
+    tokens = torch.randint(32, (2, 16))
+    torch.testing.assert_close(laws.gpt(name)(tokens), laws.gpt("vanilla")(tokens))
+
+
+def test_the_penalty_is_the_mean_cosine_of_the_two_maps():
+    layer, x = laws.layer("decorrelated"), laws.inputs()
+    y = layer(x)
+    (0 * y).sum().backward()  # the penalty's gradient alone
+    found = layer.qkv.weight.grad.clone()
+    layer.zero_grad()
+    A1, A2 = both_maps(layer, x)
+    cosines = (A1 * A2).sum(-1) / A1.norm(dim=-1) / A2.norm(dim=-1)
+    (0.1 * cosines[..., 1:].mean()).backward()
+    torch.testing.assert_close(found, layer.qkv.weight.grad)
+    plain = laws.layer("differential")
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(y, plain(x))
+    layer.zero_grad()
+    (0 * layer.eval()(x)).sum().backward()
+    assert not layer.qkv.weight.grad.any(), "no penalty outside of training"
+
+
+@pytest.mark.parametrize("name", ["exp-minus-one", "softpick"])
+def test_large_scores_do_not_overflow_and_small_ones_give_nothing(name):
+    layer = laws.layer(name)
+    q = torch.tensor([[1e4], [1e4], [-1e4]]).view(1, 1, 3, 1).requires_grad_()
+    k, v = torch.ones(1, 1, 3, 1), torch.tensor([1.0, 3.0, 5.0]).view(1, 1, 3, 1)
+    y = layer.mix(None, q, k, v)
+    assert y.flatten().tolist() == pytest.approx([1, 2, 0])
+    y.sum().backward()
+    assert q.grad.isfinite().all()
+
+
+def test_nothing_teaches_the_second_map_of_gate():
+    layer = laws.layer("gate")
+    layer(laws.inputs()).sum().backward()
+    gradient = layer.qkv.weight.grad.view(-1, D, C)[: 2 * H]  # queries and keys of four maps
+    assert gradient[0::2].any() and not gradient[1::2].any()

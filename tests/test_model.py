@@ -431,7 +431,7 @@ def test_counting_agrees_with_torch(name):
     assert counter.get_total_flops() == forward
     assert backward == 2 * forward
     keys = (net.flops_per_token(15)[0] - forward) / 7  # a token in 15 sees 8 keys on average: 7 more
-    assert keys == sum(block.attention.flops(1) for block in net.blocks)
+    assert keys == sum(block.attention.flops(2) - block.attention.flops(1) for block in net.blocks)
 
 
 # ---------------------------------------------------------------------------- precision

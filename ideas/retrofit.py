@@ -1,0 +1,53 @@
+"""Can a model that was trained without it learn to subtract? Mechanisms that begin as vanilla, weight by weight.
+
+The words in quotation marks are from the discussion of the paper: https://news.ycombinator.com/item?id=41776324
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from model import Attention
+
+
+class Grown(Attention):
+    """grown: A = softmax(S₁) − λ softmax(S₂), S₂ of queries q + x W; λ per head and W begin at 0, where A is vanilla's.
+
+    "tune an existing model with this attention mechanism": `--attention=grown --init_from=` a run of vanilla.
+    """
+
+    watch = ("lam",)
+
+    def __init__(self, config, depth):
+        super().__init__(config, depth)
+        self.lam = nn.Parameter(torch.zeros(self.n_heads, 1, 1))
+        self.q2 = nn.Parameter(torch.zeros(config.n_embd, config.n_embd))
+
+    def mix(self, x, q, k, v):
+        q2 = F.linear(x, self.q2).unflatten(2, (-1, self.D)).transpose(1, 2)
+        q2 = q + self.rotate(q2, k.size(2) - q.size(2))
+        return self.attend(q, k, v) - self.lam * self.attend(q2, k, v)
+
+    def flops(self, n):
+        return 2 * super().flops(n) + 2 * self.q2.numel()
+
+
+class Dex(Attention):
+    """dex: every second head's output y becomes y − y W, W learned, from 0 (λ is a part of it).
+
+    "replicate this with existing models": https://arxiv.org/abs/2505.16333
+    """
+
+    def __init__(self, config, depth):
+        super().__init__(config, depth)
+        self.W = nn.Parameter(torch.zeros(self.D, self.D))
+
+    def norm(self, y):
+        changes = torch.arange(self.n_heads, device=y.device)[:, None, None] % 2
+        return y - changes * (y @ self.W)
+
+    def flops(self, n):
+        return super().flops(n) + 2 * self.n_heads * self.W.numel()
+
+
+RETROFITS = {"grown": Grown, "dex": Dex}
