@@ -2,7 +2,7 @@
 
 import torch
 
-from model import Attention, Differential, scores, softmax
+from model import Attention, Differential, identity_like, pairs, scores, softmax
 
 
 class Selective(Attention):
@@ -15,15 +15,20 @@ class Selective(Attention):
         q, k, v = super().project(x, start)
         return q, torch.cat((k, q[:, :1].expand_as(k), k[:, :1].expand_as(k)), -1), v  # the cache keeps them together
 
-    def attend(self, q, k, v, weights=softmax, scale=None):
+    def mix(self, x, q, k, v):
+        k, weights = self.selected(q, k)
+        return self.attend(q, k, v, weights)
+
+    def selected(self, q, k):
+        """The keys alone, and softmax(S − F) as a function of S."""
         k, q0, k0 = k.split(self.D, -1)
         S0 = scores(q0[:, :1], k0[:, :1]).relu().tril(-1)
         S0[..., 0] = 0
         F = (S0.cumsum(-2) - S0)[..., -q.size(2) :, :]  # the sum over t < i
-        return super().attend(q, k, v, lambda S: weights(S - F), scale)
+        return k, lambda S: softmax(S - F)
 
     def flops(self, n):
-        return super().flops(n) + 2 * self.D * n * self.maps_per_head  # S⁰, once per call of `attend`
+        return super().flops(n) + 2 * self.D * n  # S⁰
 
 
 class SelectiveDifferential(Selective, Differential):
@@ -31,6 +36,16 @@ class SelectiveDifferential(Selective, Differential):
 
     "is this architecture compatible with …": https://news.ycombinator.com/item?id=41776324
     """
+
+    def mix(self, x, q, k, v):
+        k, weights = self.selected(q, k)
+        (q1, q2), (k1, k2) = pairs(q), pairs(k)
+        return self.attend(q1, k1, v, weights) - self.lam * self.attend(q2, k2, v, weights)
+
+    def maps(self, x):
+        q, k, _ = self.project(x)
+        k, weights = self.selected(q, k)
+        return pairs(self.attend(q, k, identity_like(q), weights))
 
 
 SELECTIONS = {"selective": Selective, "selective-differential": SelectiveDifferential}

@@ -109,6 +109,7 @@ def check_models(models, layer, head):
     """Raises UsageError for models that cannot be compared, a layer or a head that one of them does not have."""
     first, steps = models[0].checkpoint, {}
     for name, _, gpt, checkpoint in models:
+        maps.check_map(name, gpt)
         if checkpoint["tokenizer"] != first["tokenizer"]:
             kinds = f"{name} has {checkpoint['data']['tokenizer']}, {models[0].name} {first['data']['tokenizer']}"
             raise UsageError(f"the losses of different tokenizers cannot be compared: {kinds}")

@@ -15,10 +15,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from configurable import UsageError
 from model import Differential
 from plumbing.dataset import Split
 
 BIG = 1 << 24  # weights of maps to have in memory at once
+
+
+def check_map(name, gpt):
+    """Raises UsageError for a model, shown as `name`, whose mechanism has no map."""
+    if gpt.blocks[0].attention.map is None:
+        raise UsageError(f"{name} has no maps to look at: its attention, {gpt.config.attention}, is not linear in V")
 
 
 def visible(T, device=None):

@@ -14,7 +14,7 @@ import torch
 from configurable import PositiveInt, Seed, UsageError, check_ranges, run
 from lab.analyze import cell, columns
 from lab.interventions import edited, edits_for, is_difference, mean_maps, replaced
-from lab.maps import activations, batch_size
+from lab.maps import activations, batch_size, check_map
 from lab.missing import draw_context
 from lab.pictures import file_name
 from lab.show import look, table
@@ -45,6 +45,7 @@ def solved(
     out.mkdir(parents=True, exist_ok=True)
     for path in checkpoints:
         gpt, checkpoint = load_model(path, device)
+        check_map(path, gpt)
         task = checkpoint["data"].get("missing")
         if wrong := mismatch(task, TASK, "missing"):
             raise UsageError(f"{path} was not trained on the task of lab.missing: {wrong}")

@@ -13,7 +13,8 @@ from configurable import UsageError, run, signature
 from lab.analyze import KEY, LINES, analyze, compared, summary
 from lab.needles import needles
 from lab.pictures import spelled
-from lab.show import THE_FOUR, table
+from lab.show import THE_FOUR
+from lab.solved import solved, table
 from model import GPTConfig
 from plumbing.checkpoint import load, load_model, save
 from plumbing.dataset import load_dataset
@@ -237,6 +238,15 @@ def test_mistakes(runs, options, message):
         analyze(str(runs / "differential"), **options)
     assert str(error.value).startswith(message)
     assert not Path("out").exists()
+
+
+def test_a_mechanism_without_a_map_is_refused(corpus):
+    train(
+        GPTConfig("factored", **SHAPE), dataset=str(corpus), max_iters=1, batch_size=2, eval_tokens=100, out_dir="out/f"
+    )
+    for look in (analyze, solved):
+        with pytest.raises(UsageError, match="has no maps to look at: its attention, factored, is not linear in V"):
+            look("out/f")
 
 
 def test_help_explains_every_option():

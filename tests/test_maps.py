@@ -157,7 +157,7 @@ def test_numbers_do_not_depend_on_the_parts_that_maps_are_looked_at_in(monkeypat
     assert torch.equal(maps.histogram(attention, x), counts)
 
 
-@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("attention", [name for name, c in ATTENTION.items() if c.map is not None])
 @torch.no_grad()
 def test_every_number_is_explained(attention):
     gpt = build(attention)
