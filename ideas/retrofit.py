@@ -13,10 +13,10 @@ from model import Attention
 class Grown(Attention):
     """grown: A = softmax(S₁) − λ softmax(S₂), S₂ of queries q + x W; λ per head and W begin at 0, where A is vanilla's.
 
-    "tune an existing model with this attention mechanism": `--attention=grown --init_from=` a run of vanilla.
+    "tune an existing model with this attention mechanism": give `--init_from` a run of vanilla.
     """
 
-    watch = ("lam",)
+    watch, begins_as = ("lam",), "vanilla"  # whose runs --init_from accepts
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
@@ -37,6 +37,8 @@ class Dex(Attention):
 
     "replicate this with existing models": https://arxiv.org/abs/2505.16333
     """
+
+    begins_as = "vanilla"
 
     def __init__(self, config, depth):
         super().__init__(config, depth)

@@ -115,7 +115,13 @@ class Run:
                 f"init_from={source} lies in out_dir={out}, which would be emptied: choose another --out_dir"
             )
         old = load(source, gpt.device)
-        self.refuse_other(f"cannot start from {source}", old, WEIGHTS_DEPEND_ON)
+        names = WEIGHTS_DEPEND_ON
+        if old["config"]["attention"] == getattr(
+            gpt.blocks[0].attention, "begins_as", ""
+        ):  # what it lacks stays as drawn
+            names = [name for name in names if name != "attention"]
+            old["model"] = gpt.state_dict() | old["model"]
+        self.refuse_other(f"cannot start from {source}", old, names)
         fill(gpt, old, source)
 
     def resume(self, gpt, optimizer):

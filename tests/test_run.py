@@ -14,6 +14,7 @@ import pytest
 
 from configurable import UsageError, parse
 from conftest import ROOT, metrics, mistake, same, small, weights
+from ideas.retrofit import RETROFITS
 from model import GPTConfig
 from plumbing.checkpoint import load
 from plumbing.run import command, read_metrics
@@ -167,6 +168,22 @@ def test_fine_tuning_starts_from_the_other_run_s_weights(go, corpus):
         )
     message = mistake(train, small(n_embd=32), dataset=str(corpus), init_from="out/first", out_dir="out/x")
     assert message == "cannot start from out/first: n_embd was 16, is 32"
+
+
+@pytest.mark.parametrize("name", RETROFITS)
+def test_a_retrofit_starts_from_a_run_of_vanilla(go, corpus, name):
+    """What vanilla has not keeps its first value, so that the loss is vanilla's."""
+    go("first")
+    options = {"dataset": str(corpus), "init_from": "out/first", "max_iters": 0, "out_dir": "out/second"}
+    train(small(attention=name), **options)
+    old, new = weights("first"), weights("second")
+    assert same({key: new[key] for key in old}, old) and new.keys() > old.keys()
+    losses = [
+        row["val_loss"] for run in ("first", "second") for row in read_metrics(Path(f"out/{run}/metrics.jsonl"))[-1:]
+    ]
+    assert losses[0] == pytest.approx(losses[1])
+    message = mistake(train, small(attention="sink"), **options | {"out_dir": "out/third"})
+    assert message == "cannot start from out/first: attention was vanilla, is sink"
 
 
 def test_cut_off_metrics_are_mended_on_resume(go):
