@@ -12,22 +12,22 @@ from model import Attention, Differential, pairs, scores, softmax
 
 
 class Sum(Differential):
-    """sum: A = softmax(S₁) + λ softmax(S₂), where λ may become negative. `lam`, which train.py logs, is −λ.
+    """sum: A = softmax(S₁) + λ softmax(S₂), where λ may become negative.
 
     "why … the difference … instead of the sum?"
     """
 
-    @property
-    def lam(self):
-        return -super().lam
+    def mix(self, x, q, k, v):
+        (q1, q2), (k1, k2) = pairs(q), pairs(k)
+        return self.attend(q1, k1, v) + self.lam * self.attend(q2, k2, v)
 
 
 class AddOnly(Differential):
-    """add-only: A = softmax(S₁) + |λ| softmax(S₂), which can never subtract. `lam`, which train.py logs, is −|λ|."""
+    """add-only: A = softmax(S₁) + |λ| softmax(S₂), which can never subtract."""
 
-    @property
-    def lam(self):
-        return -super().lam.abs()
+    def mix(self, x, q, k, v):
+        (q1, q2), (k1, k2) = pairs(q), pairs(k)
+        return self.attend(q1, k1, v) + self.lam.abs() * self.attend(q2, k2, v)
 
 
 class OneMap(Attention):

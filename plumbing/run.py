@@ -115,10 +115,8 @@ class Run:
                 f"init_from={source} lies in out_dir={out}, which would be emptied: choose another --out_dir"
             )
         old = load(source, gpt.device)
-        names = WEIGHTS_DEPEND_ON
-        if old["config"]["attention"] == getattr(
-            gpt.blocks[0].attention, "begins_as", ""
-        ):  # what it lacks stays as drawn
+        names, begins_as = WEIGHTS_DEPEND_ON, getattr(gpt.blocks[0].attention, "begins_as", None)
+        if old["config"]["attention"] == begins_as:  # what the checkpoint lacks keeps its first value
             names = [name for name in names if name != "attention"]
             old["model"] = gpt.state_dict() | old["model"]
         self.refuse_other(f"cannot start from {source}", old, names)

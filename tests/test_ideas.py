@@ -132,6 +132,21 @@ def test_bfloat16_keeps_scalars_norms_and_loss_in_float32(name, monkeypatch):
     laws.test_bfloat16_keeps_scalars_norms_and_loss_in_float32(name, monkeypatch)
 
 
+@pytest.mark.slow
+@every_idea
+def test_torch_compile_takes_it_whole(name):
+    torch.compiler.reset()
+    net, tokens = laws.gpt(name, n_layer=1).float().train(), torch.randint(32, (2, 16))
+    losses, gradients = [], []
+    for loss_of in (net, torch.compile(net, fullgraph=True, backend="aot_eager")):
+        net.zero_grad()
+        losses.append(loss_of(tokens, tokens.roll(-1)))
+        losses[-1].backward()
+        gradients.append([p.grad.clone() for p in net.parameters()])
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
+
+
 @every_idea
 def test_its_docstring_begins_with_its_word(name):
     assert IDEAS[name].__doc__.startswith(f"{name}: ")
