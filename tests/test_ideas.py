@@ -133,6 +133,7 @@ def test_bfloat16_keeps_scalars_norms_and_loss_in_float32(name, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by torch's compiler itself
 @every_idea
 def test_torch_compile_takes_it_whole(name):
     torch.compiler.reset()
