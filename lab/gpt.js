@@ -1,0 +1,166 @@
+// model.py in JavaScript, forward only: tokens to logits, with every map on the way, and with edits of the maps.
+//
+// A model is what lab/page.py writes: config, kind (softmax, softmax1 or cosine), pairs (whether two maps make a head),
+// embedding, and per layer qkv, out, gate, up, down (each {rows, columns, data}), and where it has them lam (one λ per
+// head), g (one per map) and gain (of the norm of heads, with its factor). Rows of tokens are Float32Array, one after
+// the other. A memory holds what was computed for some tokens and edits; the next text is computed from where it differs.
+
+const NO_EDITS = { lam: [], second: "on", negative: true, sharp: 1 };
+
+// Weights come as one character per number, of the levels −43 to 43, and a scale per row.
+function unpack({ rows, columns, codes, scales }, alphabet) {
+  const levels = new Float32Array(128), data = new Float32Array(rows * columns);
+  [...alphabet].forEach((c, i) => levels[c.charCodeAt(0)] = i - (alphabet.length - 1) / 2);
+  for (let row = 0, i = 0; row < rows; row++)
+    for (const end = i + columns; i < end; i++) data[i] = levels[codes.charCodeAt(i)] * scales[row];
+  return { rows, columns, data };
+}
+
+// X Wᵀ for n rows X.
+function times(X, n, { rows, columns, data }) {
+  const Y = new Float32Array(n * rows);
+  for (let row = 0; row < rows; row++) {
+    const w = row * columns;
+    for (let t = 0; t < n; t++) {
+      const x = t * columns;
+      let a = 0, b = 0, c = 0, d = 0;  // four sums: the processor adds them side by side
+      let i = 0;
+      for (; i + 3 < columns; i += 4) {
+        a += data[w + i] * X[x + i];
+        b += data[w + i + 1] * X[x + i + 1];
+        c += data[w + i + 2] * X[x + i + 2];
+        d += data[w + i + 3] * X[x + i + 3];
+      }
+      for (; i < columns; i++) a += data[w + i] * X[x + i];
+      Y[t * rows + row] = a + b + c + d;
+    }
+  }
+  return Y;
+}
+
+// x / √mean(x²) for each of n rows, times a gain if there is one.
+function normed(X, n, gain) {
+  const width = X.length / n, Y = new Float32Array(X.length);
+  for (let t = 0; t < n; t++) {
+    const row = X.subarray(t * width, (t + 1) * width);
+    const scale = 1 / Math.sqrt(row.reduce((sum, x) => sum + x * x, 0) / width + 1e-5);
+    for (let i = 0; i < width; i++) Y[t * width + i] = row[i] * scale * (gain ? gain[i] : 1);
+  }
+  return Y;
+}
+
+// Rotary positions: halves (a, b) of the D channels from `at` on become (a cos − b sin, b cos + a sin), in place.
+function rotate(X, at, D, position) {
+  for (let i = 0; i < D / 2; i++) {
+    const angle = position * 10000 ** (-2 * i / D), cos = Math.cos(angle), sin = Math.sin(angle);
+    const a = X[at + i], b = X[at + i + D / 2];
+    X[at + i] = a * cos - b * sin;
+    X[at + i + D / 2] = b * cos + a * sin;
+  }
+}
+
+// A row of scores becomes a row of weights, in place.
+function weigh(S, kind) {
+  let top = kind === "softmax1" ? 0 : -Infinity, sum = 0;
+  for (const s of S) if (s > top) top = s;
+  if (kind === "softmax1") sum = Math.exp(-top);
+  for (let j = 0; j < S.length; j++) sum += S[j] = Math.exp(S[j] - top);
+  for (let j = 0; j < S.length; j++) S[j] /= sum;
+}
+
+function newMemory(model, edits = NO_EDITS) {
+  const { block_size: L, n_layer, n_head, n_embd: C, vocab_size: V } = model.config;
+  const heads = model.pairs ? n_head / 2 : n_head, square = () => new Float32Array(L * L);
+  const layers = Array.from({ length: n_layer }, () => ({
+    k: new Float32Array(L * C), v: new Float32Array(L * C),
+    maps: Array.from({ length: n_head }, square),  // A₁ and A₂ of head i are maps 2i and 2i + 1
+    A: Array.from({ length: heads }, square),
+  }));
+  return { tokens: [], edits, layers, logits: new Float32Array(L * V) };
+}
+
+// Fill `memory` with what the model makes of `tokens`, at most block_size of them.
+function forward(model, memory, tokens) {
+  const { n_embd: C, vocab_size: V } = model.config;
+  let start = 0;
+  while (start < tokens.length && tokens[start] === memory.tokens[start]) start++;
+  memory.tokens = [...tokens];
+  const n = tokens.length - start;
+  if (!n) return memory;
+  let X = new Float32Array(n * C);
+  for (let t = 0; t < n; t++) X.set(model.embedding.data.subarray(tokens[start + t] * C, (tokens[start + t] + 1) * C), t * C);
+  const add = Y => X.forEach((x, i) => X[i] = x + Y[i]);
+  model.layers.forEach((layer, depth) => {
+    add(times(attention(model, layer, memory, depth, normed(X, n), start), n, layer.out));
+    const Z = normed(X, n), gate = times(Z, n, layer.gate), up = times(Z, n, layer.up);
+    add(times(gate.map((x, i) => x / (1 + Math.exp(-x)) * up[i]), n, layer.down));
+  });
+  memory.logits.set(times(normed(X, n), n, model.embedding), start * V);
+  return memory;
+}
+
+// A V with normalised heads for the tokens from `start` on, whose normalised rows are Z.
+function attention(model, layer, memory, depth, Z, start) {
+  const { block_size: L, n_head: H, n_embd: C } = model.config, D = C / H, n = Z.length / C;
+  const { edits, layers } = memory, { k, v, maps, A } = layers[depth];
+  const heads = A.length, E = C / heads, Y = new Float32Array(n * C);
+  const QKV = times(Z, n, layer.qkv);
+  for (let t = 0; t < n; t++) {
+    const at = 3 * C * t, position = start + t;
+    for (let map = 0; map < 2 * H; map++) {  // queries, then keys
+      rotate(QKV, at + map * D, D, position);
+      if (model.kind === "cosine") toLengthOne(QKV.subarray(at + map * D, at + (map + 1) * D));
+    }
+    k.set(QKV.subarray(at + C, at + 2 * C), position * C);
+    v.set(QKV.subarray(at + 2 * C, at + 3 * C), position * C);
+    for (let map = 0; map < H; map++) {
+      const S = maps[map].subarray(position * L, position * L + position + 1);
+      const scale = edits.sharp * (model.kind === "cosine" ? layer.g[map] : 1 / Math.sqrt(D));
+      for (let j = 0; j <= position; j++) {
+        let s = 0;
+        for (let i = 0; i < D; i++) s += QKV[at + map * D + i] * k[j * C + map * D + i];
+        S[j] = scale * s;
+      }
+      weigh(S, model.kind);
+    }
+    for (let head = 0; head < heads; head++) {
+      const row = difference(layer, edits, depth, maps, head, position * L, position + 1);
+      A[head].set(row, position * L);
+      for (let j = 0; j <= position; j++)
+        for (let i = 0; i < E; i++) Y[t * C + head * E + i] += row[j] * v[j * C + head * E + i];
+    }
+  }
+  if (!layer.gain) return Y;
+  return normed(Y, n * heads, layer.gain);
+}
+
+// A row of A of one head: A₁ − λA₂, or A₁ where a head has one map.
+function difference(layer, edits, depth, maps, head, from, n) {
+  const first = maps[layer.lam ? 2 * head : head].subarray(from, from + n), row = Float32Array.from(first);
+  if (layer.lam) {
+    const second = maps[2 * head + 1].subarray(from, from + n);
+    const lam = edits.second === "off" ? 0 : edits.lam[depth] ?? layer.lam[head % layer.lam.length];
+    for (let j = 0; j < n; j++) row[j] -= lam * (edits.second === "flat" ? 1 / n : second[j]);
+  }
+  return edits.negative ? row : row.map(a => Math.max(0, a));
+}
+
+function toLengthOne(x) {
+  const length = Math.max(1e-6, Math.sqrt(x.reduce((sum, a) => sum + a * a, 0)));
+  x.forEach((a, i) => x[i] = a / length);
+}
+
+// The next token's probabilities behind position t.
+function probabilities(model, memory, t) {
+  const V = model.config.vocab_size, p = memory.logits.slice(t * V, (t + 1) * V);
+  weigh(p, "softmax");
+  return p;
+}
+
+// Mean of −ln p of the tokens from position `from` on, in nats.
+function loss(model, memory, from = 1) {
+  const { tokens } = memory;
+  let sum = 0;
+  for (let t = from; t < tokens.length; t++) sum -= Math.log(probabilities(model, memory, t - 1)[tokens[t]]);
+  return sum / (tokens.length - from);
+}

@@ -1,0 +1,167 @@
+"""A page that moves: trained models in the browser, whose attention one can look at and change.
+
+python -m lab.page out/NAME [out/OTHER ...]     writes out/page.html: one file, which needs nothing else and no network
+
+The forward pass is lab/gpt.js, what one sees lab/page.html and lab/page.js. Weights are rounded to 87 levels per row,
+one character each; the command measures what that costs.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from configurable import PositiveInt, UsageError, check_ranges, run
+from lab.analyze import load_models
+from lab.missing import SYMBOLS
+from lab.show import table
+from model import Attention, Differential, Softmax1, Temperature
+from plumbing.dataset import load_dataset
+from plumbing.files import write_text
+from plumbing.run import ROOT, command
+from train import evaluate
+
+KINDS = {Differential: "softmax", Temperature: "cosine", Softmax1: "softmax1", Attention: "softmax"}
+ALPHABET = "".join(chr(i) for i in range(35, 127) if chr(i) not in "&<>\\")[:87]  # what JSON in a <script> may hold
+HALF = len(ALPHABET) // 2
+
+
+def page(
+    *checkpoints: str,  # one to four runs' folders (their best.pt is read) or checkpoint files
+    text: str = "To be, or not to be: that is the question:",  # what models of text show first
+    out: str = "out/page.html",  # file to write
+    tokens: PositiveInt = 65536,  # first tokens of the validation split, on which the cost of rounding is measured
+):
+    """Write a page with the models in it. They read bytes, or are trained on the task of lab.missing."""
+    check_ranges(page, locals())
+    models = load_models(checkpoints, "cpu")
+    if len(models) > 4:
+        raise UsageError(f"{len(models)} checkpoints: a page shows at most 4")
+    tasks = [(model.gpt.config.attention, "missing" in model.checkpoint["data"]) for model in models]
+    names = [task[0] if tasks.count(task) == 1 else model.path for task, model in zip(tasks, models, strict=True)]
+    shown = [exported(name, model.gpt, model.checkpoint) for name, model in zip(names, models, strict=True)]
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    write_text(
+        Path(out), html({"models": shown, "text": text, "alphabet": ALPHABET, "symbols": SYMBOLS, "command": command()})
+    )
+    rows = [{"model": model.path, **rounding(model.gpt, model.checkpoint, tokens)} for model in models]
+    print(table(rows))
+    print(f"{out}: {Path(out).stat().st_size / 1e6:.2f} MB")
+    return rows
+
+
+def html(data):
+    """The text of the page: lab/page.html with the two scripts and the data in it."""
+    text = json.dumps(data, separators=(",", ":"))  # ASCII
+    for c in "<>&":  # no name or text may end the <script> that holds it
+        text = text.replace(c, f"\\u{ord(c):04x}")
+    here = ROOT / "lab"
+    parts = {
+        "GPT_JS": (here / "gpt.js").read_text("utf-8"),
+        "PAGE_JS": (here / "page.js").read_text("utf-8"),
+        "DATA": text,
+    }
+    page = (here / "page.html").read_text("utf-8")
+    for name, part in parts.items():
+        page = page.replace(f"/*{name}*/", part, 1)
+    return page
+
+
+# ---------------------------------------------------------------------------- a model as the page reads it
+
+
+def exported(name, gpt, checkpoint):
+    """The model as lab/gpt.js reads it. Raises UsageError for one that the page cannot show."""
+    if checkpoint["data"]["tokenizer"] != "bytes":
+        raise UsageError(f"{name} reads {checkpoint['data']['tokenizer']}: a page shows models of bytes")
+    attention, options = gpt.blocks[0].attention, checkpoint["options"]
+    trained = f"{gpt.n_params() / 1e6:.2f}M parameters, {Path(options['dataset']).name}, seed {options['seed']}"
+    model = {"name": name, "about": f"{trained}, step {checkpoint['step']}", "mechanism": gpt.config.attention}
+    model |= {"missing": checkpoint["data"].get("missing"), "config": vars(gpt.config)}
+    model |= {"kind": kind_of(name, attention), "pairs": attention.maps_per_head == 2}
+    model["embedding"] = packed(gpt.embedding.weight)
+    model["layers"] = [of_layer(name, block) for block in gpt.blocks]
+    return model
+
+
+def kind_of(name, attention):
+    """How rows of scores become weights: softmax, softmax1 or cosine. Raises UsageError where the page knows no way."""
+    base = next(base for base in KINDS if isinstance(attention, base))
+    changed = [
+        way
+        for way in ("forward", "project", "rotate", "mix", "attend")
+        if getattr(type(attention), way) is not getattr(base, way)
+    ]
+    if changed or attention.qkv.weight.shape[0] != 3 * attention.qkv.weight.shape[1]:
+        raise UsageError(
+            f"{name}: the page shows vanilla, softmax1, temperature, differential, and what changes λ or the norm alone"
+        )
+    return KINDS[base]
+
+
+def of_layer(name, block):
+    """The weights of a block, its λ per head, g per map, and the gain of its heads' norm; null for what it has not."""
+    attention, mlp = block.attention, block.mlp
+    matrices = {"qkv": attention.qkv, "out": attention.out, "gate": mlp.gate, "up": mlp.up, "down": mlp.down}
+    layer = {key: packed(linear.weight) for key, linear in matrices.items()}
+    layer["lam"] = attention.lam.flatten().tolist() if attention.maps_per_head == 2 else None
+    layer["g"] = attention.g.flatten().tolist() if isinstance(attention, Temperature) else None
+    layer["gain"] = gain_of(name, attention)
+    return layer
+
+
+@torch.no_grad()
+def gain_of(name, attention):
+    """What `norm` multiplies a head's normalised output by, E numbers; None if it does nothing. Raises UsageError."""
+    y = torch.linspace(-1, 2, 3 * attention.n_heads * attention.E).view(1, attention.n_heads, 3, attention.E)
+    z = attention.norm(y)
+    if torch.equal(y, z):
+        return None
+    gain = z / F.rms_norm(y, (attention.E,), eps=1e-5)
+    if not torch.allclose(gain, gain[:, :1, :1].expand_as(gain), rtol=1e-3):
+        raise UsageError(f"{name}: the page shows heads that are normalised as differential's, or not at all")
+    return gain[0, 0, 0].tolist()
+
+
+def packed(weight):
+    """A matrix as lab/gpt.js unpacks it: a character per weight, and per row what a level is worth."""
+    scales = (weight.abs().amax(1) / HALF).clamp_min(1e-30)
+    levels = (weight / scales[:, None]).round().int() + HALF
+    codes = "".join(ALPHABET[i] for i in levels.flatten().tolist())
+    return {
+        "rows": len(weight),
+        "columns": weight.size(1),
+        "codes": codes,
+        "scales": [float(f"{s:.7g}") for s in scales.tolist()],
+    }
+
+
+# ---------------------------------------------------------------------------- what rounding costs
+
+
+@torch.no_grad()
+def rounded(gpt):
+    """Round the matrices of gpt, in place, as `packed` does."""
+    for weight in gpt.parameters():
+        if weight.dim() == 2:
+            scales = (weight.abs().amax(1, keepdim=True) / HALF).clamp_min(1e-30)
+            weight.copy_((weight / scales).round() * scales)
+
+
+def rounding(gpt, checkpoint, tokens):
+    """{loss, rounded}: nats per token on the validation split before and after rounding; {} where it is missing."""
+    try:
+        split = load_dataset(checkpoint["options"]["dataset"], "cpu", gpt.config.block_size).val
+    except UsageError:
+        return {"loss": "no validation split here", "rounded": ""}
+    found = []
+    for change in (lambda gpt: None, rounded):
+        change(gpt)
+        found.append(f"{evaluate(gpt, gpt, split, 16, tokens, contextlib.nullcontext()):.4f}")
+    return dict(zip(("loss", "rounded"), found, strict=True))
+
+
+if __name__ == "__main__":
+    run(page, program="python -m lab.page")
