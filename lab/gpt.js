@@ -3,7 +3,8 @@
 // A model is what lab/page.py writes: config, kind (softmax, softmax1 or cosine), pairs (whether two maps make a head),
 // embedding, and per layer qkv, out, gate, up, down (each {rows, columns, data}), and where it has them lam (one λ per
 // head), g (one per map) and gain (of the norm of heads, with its factor). Rows of tokens are Float32Array, one after
-// the other. A memory holds what was computed for some tokens and edits; the next text is computed from where it differs.
+// the other. A memory holds what was computed for some tokens and edits: the next text is computed from where it differs,
+// the next edits from the first layer that they change, `dirty`.
 
 const NO_EDITS = { lam: [], second: "on", negative: true, sharp: 1 };
 
@@ -16,23 +17,28 @@ function unpack({ rows, columns, codes, scales }, alphabet) {
   return { rows, columns, data };
 }
 
-// X Wᵀ for n rows X.
+// X Wᵀ for n rows X. Four rows of X and two of W at a time: eight sums for six numbers that are read.
 function times(X, n, { rows, columns, data }) {
-  const Y = new Float32Array(n * rows);
-  for (let row = 0; row < rows; row++) {
-    const w = row * columns;
-    for (let t = 0; t < n; t++) {
-      const x = t * columns;
-      let a = 0, b = 0, c = 0, d = 0;  // four sums: the processor adds them side by side
-      let i = 0;
-      for (; i + 3 < columns; i += 4) {
-        a += data[w + i] * X[x + i];
-        b += data[w + i + 1] * X[x + i + 1];
-        c += data[w + i + 2] * X[x + i + 2];
-        d += data[w + i + 3] * X[x + i + 3];
+  const Y = new Float32Array(n * rows), whole = n - n % 4;
+  for (let row = 0; row < rows; row += 2) {
+    const w = row * columns, other = Math.min(row + 1, rows - 1), z = other * columns;
+    for (let t = 0; t < whole; t += 4) {
+      const x0 = t * columns, x1 = x0 + columns, x2 = x1 + columns, x3 = x2 + columns;
+      let a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
+      for (let i = 0; i < columns; i++) {
+        const p = data[w + i], q = data[z + i], c0 = X[x0 + i], c1 = X[x1 + i], c2 = X[x2 + i], c3 = X[x3 + i];
+        a0 += p * c0; a1 += p * c1; a2 += p * c2; a3 += p * c3;
+        b0 += q * c0; b1 += q * c1; b2 += q * c2; b3 += q * c3;
       }
-      for (; i < columns; i++) a += data[w + i] * X[x + i];
-      Y[t * rows + row] = a + b + c + d;
+      const y = t * rows + row, step = other - row;
+      Y[y] = a0; Y[y + rows] = a1; Y[y + 2 * rows] = a2; Y[y + 3 * rows] = a3;
+      Y[y + step] = b0; Y[y + rows + step] = b1; Y[y + 2 * rows + step] = b2; Y[y + 3 * rows + step] = b3;
+    }
+    for (let t = whole; t < n; t++) {
+      let a = 0, b = 0;
+      for (let i = 0, x = t * columns; i < columns; i++, x++) { a += data[w + i] * X[x]; b += data[z + i] * X[x]; }
+      Y[t * rows + row] = a;
+      Y[t * rows + other] = b;
     }
   }
   return Y;
@@ -42,9 +48,10 @@ function times(X, n, { rows, columns, data }) {
 function normed(X, n, gain) {
   const width = X.length / n, Y = new Float32Array(X.length);
   for (let t = 0; t < n; t++) {
-    const row = X.subarray(t * width, (t + 1) * width);
-    const scale = 1 / Math.sqrt(row.reduce((sum, x) => sum + x * x, 0) / width + 1e-5);
-    for (let i = 0; i < width; i++) Y[t * width + i] = row[i] * scale * (gain ? gain[i] : 1);
+    let squares = 0;
+    for (let i = t * width; i < (t + 1) * width; i++) squares += X[i] * X[i];
+    const scale = 1 / Math.sqrt(squares / width + 1e-5);
+    for (let i = 0; i < width; i++) Y[t * width + i] = X[t * width + i] * scale * (gain ? gain[i] : 1);
   }
   return Y;
 }
@@ -52,11 +59,20 @@ function normed(X, n, gain) {
 // Rotary positions: halves (a, b) of the D channels from `at` on become (a cos − b sin, b cos + a sin), in place.
 function rotate(X, at, D, position) {
   for (let i = 0; i < D / 2; i++) {
-    const angle = position * 10000 ** (-2 * i / D), cos = Math.cos(angle), sin = Math.sin(angle);
-    const a = X[at + i], b = X[at + i + D / 2];
+    const [cos, sin] = turn(position, i, D), a = X[at + i], b = X[at + i + D / 2];
     X[at + i] = a * cos - b * sin;
     X[at + i + D / 2] = b * cos + a * sin;
   }
+}
+
+const turns = {};
+
+function turn(position, i, D) {
+  const known = (turns[D] ??= [])[position] ??= Array.from({ length: D / 2 }, (_, i) => {
+    const angle = position * 10000 ** (-2 * i / D);
+    return [Math.cos(angle), Math.sin(angle)];
+  });
+  return known[i];
 }
 
 // A row of scores becomes a row of weights, in place.
@@ -76,26 +92,28 @@ function newMemory(model, edits = NO_EDITS) {
     maps: Array.from({ length: n_head }, square),  // A₁ and A₂ of head i are maps 2i and 2i + 1
     A: Array.from({ length: heads }, square),
   }));
-  return { tokens: [], edits, layers, logits: new Float32Array(L * V) };
+  const inputs = Array.from({ length: n_layer }, () => new Float32Array(L * C));
+  return { tokens: [], edits, dirty: n_layer, layers, inputs, logits: new Float32Array(L * V) };
 }
 
 // Fill `memory` with what the model makes of `tokens`, at most block_size of them.
 function forward(model, memory, tokens) {
-  const { n_embd: C, vocab_size: V } = model.config;
+  const { n_embd: C, vocab_size: V } = model.config, { inputs, dirty } = memory;
   let start = 0;
   while (start < tokens.length && tokens[start] === memory.tokens[start]) start++;
-  memory.tokens = [...tokens];
-  const n = tokens.length - start;
-  if (!n) return memory;
-  let X = new Float32Array(n * C);
+  let n = tokens.length - start, X = new Float32Array(n * C);
   for (let t = 0; t < n; t++) X.set(model.embedding.data.subarray(tokens[start + t] * C, (tokens[start + t] + 1) * C), t * C);
-  const add = Y => X.forEach((x, i) => X[i] = x + Y[i]);
+  const add = Y => { for (let i = 0; i < X.length; i++) X[i] += Y[i]; };
   model.layers.forEach((layer, depth) => {
+    inputs[depth].set(X, start * C);
+    if (depth === dirty) [start, n, X] = [0, tokens.length, inputs[depth].slice(0, tokens.length * C)];
+    if (!n) return;
     add(times(attention(model, layer, memory, depth, normed(X, n), start), n, layer.out));
     const Z = normed(X, n), gate = times(Z, n, layer.gate), up = times(Z, n, layer.up);
     add(times(gate.map((x, i) => x / (1 + Math.exp(-x)) * up[i]), n, layer.down));
   });
-  memory.logits.set(times(normed(X, n), n, model.embedding), start * V);
+  if (n) memory.logits.set(times(normed(X, n), n, model.embedding), start * V);
+  [memory.tokens, memory.dirty] = [[...tokens], model.layers.length];
   return memory;
 }
 

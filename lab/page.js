@@ -161,15 +161,23 @@ const mean = list => sum(list) / list.length;
 const isEdited = ({ edits }) => edits.lam.some(lam => lam !== undefined) || edits.second !== "on" || !edits.negative || edits.sharp !== 1;
 const visible = byte => byte === 10 ? "⏎" : byte === 32 ? "·" : byte > 32 && byte < 127 ? String.fromCharCode(byte) : byte.toString(16).padStart(2, "0");
 
-// The model's memories of the tokens: as trained, and with its edits.
+// The model's memories of the tokens: `trained`, and with its edits `changed`.
 function think(model) {
   model.trained ??= newMemory(model);
   forward(model, model.trained, live.tokens);
   if (!isEdited(model)) return model.changed = model.trained;
-  const edits = JSON.stringify(model.edits);
-  if (model.edited !== edits || model.changed === model.trained) model.changed = newMemory(model, JSON.parse(edits, (_, x) => x ?? undefined));
-  model.edited = edits;
-  return forward(model, model.changed, live.tokens);
+  const memory = model.edited ??= newMemory(model), edits = { ...model.edits, lam: [...model.edits.lam] };
+  memory.dirty = firstChange(memory.edits, edits, model.layers.length);
+  memory.edits = edits;
+  return model.changed = forward(model, memory, live.tokens);
+}
+
+// The first layer that two edits treat differently; n, the number of layers, where there is none.
+function firstChange(a, b, n) {
+  if (["second", "negative", "sharp"].some(name => a[name] !== b[name])) return 0;
+  let i = 0;
+  while (i < n && a.lam[i] === b.lam[i]) i++;
+  return i;
 }
 
 function lossOf(model, memory) {
@@ -215,7 +223,8 @@ function deal({ n_items, n_symbols }) {
 function read() {
   const length = Math.min(...TASKS[live.task][1].map(model => model.config.block_size));
   live.answer = null;
-  live.tokens = [...new TextEncoder().encode(at("text").value)].slice(-length);
+  const bytes = [...new TextEncoder().encode(at("text").value)], half = Math.ceil(length / 2);
+  live.tokens = bytes.slice(Math.max(0, Math.ceil((bytes.length - length) / half) * half));  // begins anew every half a window
   if (!live.tokens.length) live.tokens = [10];
   live.row = live.tokens.length - 1;
 }
@@ -401,22 +410,25 @@ function addMap(parent, name) {
   };
 }
 
+const cells = document.createElement("canvas");  // a pixel per weight
+
 function paint(canvas, name) {
   const { model, layer, head, row } = live, L = model.config.block_size, cell = Math.max(2, Math.floor(384 / size));
   const style = getComputedStyle(document.documentElement), rgb = name => style.getPropertyValue(`--${name}`).trim().split(/\s+/).map(Number);
-  const colours = { positive: rgb("positive"), negative: rgb("negative") }, paper = rgb("card");
-  const pixels = new ImageData(size * cell, size * cell);
-  const map = mapOf(name, model.changed, model, layer, head, list => list);
-  for (let i = 0; i < size * cell; i++) for (let j = 0; j < size * cell; j++) {
-    const t = Math.floor(i / cell), a = j < (t + 1) * cell ? map[t * L + Math.floor(j / cell)] : 0, s = strength(a), to = colours[signed(a)];
-    const at = 4 * (i * size * cell + j);
-    for (let k = 0; k < 3; k++) pixels.data[at + k] = paper[k] + s * (to[k] - paper[k]);
-    pixels.data[at + 3] = 255;
+  const [positive, negative, paper, mark] = ["positive", "negative", "card", "mark"].map(rgb);
+  const map = mapOf(name, model.changed, model, layer, head, list => list), pixels = new ImageData(size, size);
+  for (let t = 0, i = 0; t < size; t++) for (let j = 0; j < size; j++, i += 4) {
+    const a = j > t ? 0 : map[t * L + j], s = strength(a), to = a < 0 ? negative : positive;
+    for (let k = 0; k < 3; k++) pixels.data[i + k] = paper[k] + s * (to[k] - paper[k]);
+    pixels.data[i + 3] = 255;
   }
+  cells.width = cells.height = size;
+  cells.getContext("2d").putImageData(pixels, 0, 0);
   canvas.width = canvas.height = size * cell;
   const context = canvas.getContext("2d");
-  context.putImageData(pixels, 0, 0);
-  context.strokeStyle = `rgb(${rgb("mark").join()})`;
+  context.imageSmoothingEnabled = false;
+  context.drawImage(cells, 0, 0, canvas.width, canvas.height);
+  context.strokeStyle = `rgb(${mark.join()})`;
   context.lineWidth = 2;
   context.strokeRect(1, row * cell, (row + 1) * cell, cell);
 }

@@ -1,4 +1,4 @@
-"""lab.page: in a browser the models give torch's logits, also with edits; what one types stays text; nothing is asked for."""
+"""lab.page: in a browser models give torch's logits, also with edits; what one types stays text; it asks no network."""
 
 import html as markup
 import json
@@ -15,10 +15,9 @@ import ideas  # noqa: F401  more mechanisms
 from configurable import UsageError
 from conftest import mistake
 from lab.interventions import edited, even_second, replaced, without_negative, without_second
-from lab.missing import SYMBOLS, missing
+from lab.missing import SYMBOLS
 from lab.page import ALPHABET, HALF, exported, html, packed, page, rounded
 from model import GPT, GPTConfig
-from prepare import prepare
 from train import train
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -130,10 +129,33 @@ def test_its_edits_are_those_of_lab_interventions():
 def test_a_text_is_computed_from_where_it_differs():
     shown = exported("differential", build("differential"), checkpoint())
     texts = [[1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 9], [1, 2, 9], [7]]
-    again = f"{json.dumps(texts)}.map(tokens => [...forward(models[0], memory, tokens).logits.slice(0, 256 * tokens.length)])"
-    fresh = f"{json.dumps(texts)}.map(tokens => [...forward(models[0], newMemory(models[0]), tokens).logits.slice(0, 256 * tokens.length)])"
+    logits = LOGITS.replace("model, newMemory(model, edits)", "models[0], MEMORY")
+    all_logits = f"{json.dumps(texts)}.map(tokens => {logits})"
+    again, fresh = (all_logits.replace("MEMORY", memory) for memory in ("memory", "newMemory(models[0])"))
     found, _ = opened(html(content(shown)), f"(memory => [{again}, {fresh}])(newMemory(models[0]))")
     assert found[0] == found[1] and len(found[0][1]) == 5 * 256
+
+
+DIRTY = """(() => {
+  const [model] = models, { edits } = model, seen = [];
+  const fresh = () => [...forward(model, newMemory(model, edits), live.tokens).logits];
+  live.tokens = [1, 2, 3, 4, 5];
+  for (const change of [() => edits.lam[1] = 1.5, () => edits.lam[0] = -.5, () => edits.lam[1] = .25, () => edits.sharp = 2,
+                        () => edits.second = "flat"]) {
+    change();
+    if (seen.length == 4) live.tokens = [1, 2, 9, 9, 9, 9];
+    seen.push([[...think(model).logits], fresh()].map(logits => logits.slice(0, 5 * 256)));
+  }
+  return seen;
+})()"""
+
+
+@browser
+def test_edits_are_computed_from_the_first_layer_that_they_change():
+    found, _ = opened(html(content(exported("differential", build("differential"), checkpoint()))), DIRTY)
+    assert len({json.dumps(changed) for changed, _ in found}) == 5
+    for changed, fresh in found:
+        assert changed == fresh
 
 
 @browser
@@ -141,8 +163,9 @@ def test_it_says_the_loss_and_the_answer():
     gpt, task = build("differential"), {"n_items": 3, "n_symbols": 8}
     shown = [exported(name, gpt, checkpoint(t)) for name, t in (("text", None), ("lists", task))]
     tokens = list(b"to be or not")
-    script = "(setTask(0), at('text').value = 'to be or not', read(), refresh(), "
-    script += "[lossOf(models[0], models[0].trained), setTask(1), live.tokens, live.answer, lossOf(models[1], models[1].trained)])"
+    script = """(setTask(0), at('text').value = 'to be or not', read(), refresh(), [
+        lossOf(models[0], models[0].trained),
+        setTask(1), live.tokens, live.answer, lossOf(models[1], models[1].trained)])"""
     (loss, _, asked, answer, of_answer), dom = opened(html(content(*shown)), script)
     x = torch.tensor([tokens])
     assert loss == pytest.approx(gpt(x[:, :-1], x[:, 1:]).item(), abs=1e-3)
@@ -166,7 +189,8 @@ CLICKS = """(() => {
     for (let i = 0; i < 3; i++) { const box = all("#switches input")[i]; box.checked = true; box.onchange(); }
     seen.push(all("#models button")[0].textContent);
     for (let i = 0; i < all("#switches button").length; i++) all("#switches button")[i].click();
-    for (const part of ["layer", "head", "models"]) for (let i = 0; i < at(part).childElementCount; i++) at(part).children[i].click();
+    for (const part of ["layer", "head", "models"].map(at))
+      for (let i = 0; i < part.childElementCount; i++) part.children[i].click();
     at("tokens").firstChild.click();
     at("tokens").firstChild.onkeydown(new KeyboardEvent("keydown", { key: "ArrowRight" }));
     seen.push(live.row);
@@ -174,6 +198,9 @@ CLICKS = """(() => {
     seen.push(live.row, at("maps").childElementCount);
   }
   setTask(0);
+  at("text").value = "0123456789abcdefghijklmnop";
+  at("text").oninput();
+  seen.push(String.fromCharCode(...live.tokens));
   at("text").value = "";
   at("text").oninput();
   seen.push(live.tokens);
@@ -189,12 +216,11 @@ CLICKS = """(() => {
 def test_everything_can_be_moved():
     task = {"n_items": 3, "n_symbols": 8}
     shown = [exported(n, build(n), checkpoint(t)) for t in (None, task) for n in ("differential", "vanilla")]
-    found, dom = opened(html(content(*shown)), CLICKS)
+    found, _ = opened(html(content(*shown)), CLICKS)
     assert "→" in found[0] and "→" in found[4]
-    assert (
-        found[1:4] == [1, 2, 1] and found[5:8] == [1, 2, 1] and found[8] == [10]
-    )  # vanilla's one map is the last chosen
-    assert found[9].endswith("No softmax alone can do that.") and "token 2 and token 3 vanish" in found[9]
+    assert found[1:4] == found[5:8] == [1, 2, 1]  # rows; and one map, as vanilla was chosen last
+    assert found[8:10] == ["ghijklmnop", [10]]  # a text of 26 in windows of 16: from 16 on
+    assert found[10].endswith("No softmax alone can do that.") and "token 2 and token 3 vanish" in found[10]
 
 
 EVIL = "</script><img src=x onerror=document.title=1><!--\u2028&amp;"
@@ -203,11 +229,8 @@ EVIL = "</script><img src=x onerror=document.title=1><!--\u2028&amp;"
 @browser
 def test_markup_stays_text():
     shown = exported(EVIL, build("vanilla"), checkpoint() | {"options": {"dataset": f"data/{EVIL}", "seed": 1}})
-    script = (
-        f"(at('text').value += {json.dumps(EVIL)}.replaceAll('/', '\\/'), read(), refresh(), document.title)".replace(
-            "</", "<\\/"
-        )
-    )
+    typed = json.dumps(EVIL).replace("<", "\\u003c")
+    script = f"(at('text').value += {typed}, read(), refresh(), document.title)"
     title, dom = opened(html(content(shown, text=EVIL) | {"command": EVIL}), script)
     assert title == "Subtract two softmaxes, and look" and "<img" not in dom and "&lt;img" in dom
 
@@ -259,7 +282,6 @@ def test_what_it_cannot_show_is_refused(corpus):
 
 
 def test_names_are_short_where_they_can_be(corpus):
-    prepare, missing  # noqa: B018
     for i in range(2):
         train(GPTConfig(**SHAPE), dataset=str(corpus), out_dir=f"out/{i}", seed=i, **SHORT)
     page("out/0", "out/1", tokens=100)
