@@ -30,7 +30,7 @@ def figures(
             raise UsageError("; ".join(f"{page} lacks {text!r}" for page, text in missing))
         return print(f"{len([*numbers()])} texts with numbers are what docs/results says")
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    for draw in (hull, floor, without, subtraction, pole, schedule, mistakes, summary):
+    for draw in (hull, floor, without, subtraction, pole, schedule, mistakes):
         figure = draw()
         write_figure(Path(out_dir) / f"{draw.__name__}.png", figure)
         print(Path(out_dir) / f"{draw.__name__}.png")

@@ -1,7 +1,6 @@
 """What attention does in trained models: numbers, figures, and a page to look at it token by token.
 
 python -m lab.analyze out/NAME [more checkpoints]                      on the validation split
-python -m lab.analyze out/NAME --text="to be or not to be" --html      a page: point at a token of your own text
 
 The terminal shows the few numbers that matter most; analysis.json has all of them, and a `key` that explains each.
 """
@@ -40,16 +39,15 @@ class Model(NamedTuple):
 
 def analyze(
     *checkpoints: str,  # runs' folders (their best.pt is read) or checkpoint files
-    text: str | None = None,  # text that the heatmaps and the page show; none: the beginning of the validation split
+    text: str | None = None,  # text that the heatmaps show; none: the beginning of the validation split
     text_file: str | None = None,  # file whose text is shown instead of --text
     dataset: str | None = None,  # folder under data/ whose validation split is read; none: that of the first checkpoint
     tokens: PositiveInt = 65536,  # first tokens of the validation split, on which losses are measured
     windows: PositiveInt = 16,  # windows on which maps are measured, spread over the first --tokens
     layer: int | None = None,  # layer that map-NAME.png shows, from 0; none: the last layer
     head: int = 0,  # head that map-NAME.png shows, from 0
-    html: bool = False,  # also write page.html, which shows every map of all checkpoints on --text
     ngram: Annotated[int, "at least 2"] | None = None,  # tokens per repeated n-gram; none: 4 of bytes, else 2
-    out_dir: str = "out/analysis",  # folder for analysis.json, the figures and the page
+    out_dir: str = "out/analysis",  # folder for analysis.json and the figures
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu
 ):
     """Look into trained models: a table on the terminal, analysis.json and figures in out_dir. Returns the report.
@@ -82,10 +80,8 @@ def analyze(
     pictures.draw_losses(out / "losses.png", entries, source, ngram)
     if any("needles" in entry for entry in entries):
         pictures.draw_needles(out / "needles.png", entries)
-    if html:
-        pictures.write_page(out / "page.html", ids, tokenizer, models)
     print(f"\n{table(compared(entries))}\n")
-    print(f"{out}: {'page.html, ' * html}figures, and analysis.json with all numbers and a `key` that explains each")
+    print(f"{out}: figures, and analysis.json with all numbers and a `key` that explains each")
     return report
 
 

@@ -113,7 +113,7 @@ function ratio(n) {
 }
 
 function showMany() {
-  const parent = at("many-plot"), [left, right, top, bottom] = [44, 552, 8, 222];
+  const parent = at("many-plot"), [left, right, top, bottom] = [44, 540, 8, 222];
   const x = log => left + (log - .3) / 6.7 * (right - left), y = value => top + (4 - Math.log10(Math.max(value, 1e-9))) / 8 * (bottom - top);
   const inside = value => Math.max(top, Math.min(bottom, y(value)));
   parent.replaceChildren();

@@ -59,11 +59,11 @@ def html(data):
         text = text.replace(c, f"\\u{ord(c):04x}")
     here = ROOT / "lab"
     parts = {
-        "GPT_JS": (here / "gpt.js").read_text("utf-8"),
-        "PAGE_JS": (here / "page.js").read_text("utf-8"),
+        "GPT_JS": (here / "gpt.js").read_text(encoding="utf-8"),
+        "PAGE_JS": (here / "page.js").read_text(encoding="utf-8"),
         "DATA": text,
     }
-    page = (here / "page.html").read_text("utf-8")
+    page = (here / "page.html").read_text(encoding="utf-8")
     for name, part in parts.items():
         page = page.replace(f"/*{name}*/", part, 1)
     return page

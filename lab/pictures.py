@@ -1,6 +1,5 @@
-"""The figures of `lab.analyze`, and its page, on which one looks at the maps token by token."""
+"""The figures of `lab.analyze`."""
 
-import json
 import math
 import re
 
@@ -11,11 +10,7 @@ from lab.interventions import is_difference
 from lab.maps import EDGES, activations, visible
 from lab.show import look
 from plumbing.figure import new_figure, plain, write_figure
-from plumbing.files import write_text
-from plumbing.run import ROOT
-from train import watched
 
-HOVER = ROOT / "docs/hover.html"
 READABLE = 48  # tokens that can be read beside a heatmap
 STYLES = ("-", "--", "-.", ":")
 
@@ -186,35 +181,3 @@ def draw_needles(path, entries):
 
 
 # ---------------------------------------------------------------------------- the page
-
-
-def write_page(path, ids, tokenizer, models):
-    """The page of all maps of the models (name, path, gpt, checkpoint) on the tokens ids."""
-    write_text(path, page([tokenizer.decode([i]) for i in ids.tolist()], [maps_for_page(ids, *m) for m in models]))
-
-
-@torch.no_grad()
-def maps_for_page(ids, name, _, gpt, checkpoint):
-    """What `page` shows of a model: its maps on the tokens ids."""
-    inputs, _ = activations(gpt, ids[None].to(gpt.device))
-    maps = [block.attention.map(x)[0].float().cpu() for block, x in zip(gpt.blocks, inputs, strict=True)]
-    options = checkpoint["options"]
-    trained = f"{options['dataset']}, seed {options['seed']}, step {checkpoint['step']}"
-    text = f"{gpt.n_params() / 1e6:.2f}M parameters, {trained}"
-    lam = [float(np.mean(layer)) for layer in watched(gpt).get("lam", [])]
-    return {"name": name, "description": text, "maps": torch.stack(maps).numpy(), "lam": lam}
-
-
-def page(tokens, models):
-    """The text of an HTML page: point at a token, see what each head of each model gives to the tokens before it.
-
-    tokens: a text in T pieces. models: dicts of `name`, `description`, `maps` (layers, heads, T, T) and `lam` (one per
-    layer, or none). It is docs/hover.html with the maps' lower triangles in it, row by row, in ten-thousandths.
-    """
-    rows, columns = np.tril_indices(len(tokens))
-    numbers = [np.rint(np.nan_to_num(m["maps"][..., rows, columns]) * 1e4).astype(int).tolist() for m in models]
-    shown = [{**m, "maps": maps} for m, maps in zip(models, numbers, strict=True)]
-    text = json.dumps({"tokens": list(tokens), "models": shown}, separators=(",", ":"))  # ASCII
-    for c in "<>&":  # no token may end the <script> that holds it
-        text = text.replace(c, f"\\u{ord(c):04x}")
-    return HOVER.read_text(encoding="utf-8").replace("DATA", text)

@@ -140,8 +140,8 @@ DIRTY = """(() => {
   const [model] = models, { edits } = model, seen = [];
   const fresh = () => [...forward(model, newMemory(model, edits), live.tokens).logits];
   live.tokens = [1, 2, 3, 4, 5];
-  for (const change of [() => edits.lam[1] = 1.5, () => edits.lam[0] = -.5, () => edits.lam[1] = .25, () => edits.sharp = 2,
-                        () => edits.second = "flat"]) {
+  const lam = (i, value) => () => edits.lam[i] = value;
+  for (const change of [lam(1, 1.5), lam(0, -.5), lam(1, .25), () => edits.sharp = 2, () => edits.second = "flat"]) {
     change();
     if (seen.length == 4) live.tokens = [1, 2, 9, 9, 9, 9];
     seen.push([[...think(model).logits], fresh()].map(logits => logits.slice(0, 5 * 256)));

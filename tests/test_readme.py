@@ -17,6 +17,7 @@ from lab.bench import bench
 from lab.compare import compare
 from lab.missing import missing
 from lab.needles import needles
+from lab.page import page
 from lab.show import THE_FOUR
 from lab.tune import tune
 from prepare import prepare
@@ -52,7 +53,7 @@ def test_its_mechanism_works(monkeypatch):
 def test_its_commands_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
     programs = {"train.py": train, "prepare.py": prepare, "sample.py": sample}
-    programs |= {f"-m lab.{f.__name__}": f for f in (needles, missing, compare, tune, analyze, bench)}
+    programs |= {f"-m lab.{f.__name__}": f for f in (needles, missing, compare, tune, analyze, page, bench)}
     names = "|".join(map(re.escape, programs))
     found = re.findall(rf"(?:python|nproc_per_node=\d) ({names})(?= |`|\n)([^`&#\n;|]*)", PAGES)
     assert len(found) >= 15 and {name for name, _ in found} == set(programs)
