@@ -224,7 +224,7 @@ def draw_texts(ax):
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set(xlabel="loss − vanilla's, same seed (nats per byte)")
-    ax.set_title("text: each at its best of 12 settings", fontsize=10)
+    ax.set_title("text: each at its best of 18 settings", fontsize=10)
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3)
 
