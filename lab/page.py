@@ -2,8 +2,8 @@
 
 python -m lab.page out/NAME [out/OTHER ...]     writes out/page.html: one file, which needs nothing else and no network
 
-The forward pass is lab/gpt.js, what one sees lab/page.html and lab/page.js. Weights are rounded to 87 levels per row,
-one character each; the command measures what that costs.
+The page is lab/web: page.html and its scripts, of which gpt.js is the forward pass. Weights are rounded to 87 levels
+per row, one character each; the command measures what that costs.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from plumbing.files import write_text
 from plumbing.run import ROOT, command
 from train import evaluate
 
+WEB = ROOT / "lab/web"
 KINDS = {Differential: "softmax", Temperature: "cosine", Softmax1: "softmax1", Attention: "softmax"}
 ALPHABET = "".join(chr(i) for i in range(35, 127) if chr(i) not in "&<>\\")[:87]  # what JSON in a <script> may hold
 HALF = len(ALPHABET) // 2
@@ -53,27 +54,20 @@ def page(
 
 
 def html(data):
-    """The text of the page: lab/page.html with the two scripts and the data in it."""
+    """The text of the page: lab/web/page.html with the scripts and the data in it."""
     text = json.dumps(data, separators=(",", ":"))  # ASCII
     for c in "<>&":  # no name or text may end the <script> that holds it
         text = text.replace(c, f"\\u{ord(c):04x}")
-    here = ROOT / "lab"
-    parts = {
-        "GPT_JS": (here / "gpt.js").read_text(encoding="utf-8"),
-        "PAGE_JS": (here / "page.js").read_text(encoding="utf-8"),
-        "DATA": text,
-    }
-    page = (here / "page.html").read_text(encoding="utf-8")
-    for name, part in parts.items():
-        page = page.replace(f"/*{name}*/", part, 1)
-    return page
+    scripts = [(WEB / f"{name}.js").read_text(encoding="utf-8") for name in ("gpt", "draw", "sketches", "live")]
+    page = (WEB / "page.html").read_text(encoding="utf-8")
+    return page.replace("/*SCRIPTS*/", "\n".join(scripts)).replace("/*DATA*/", text)
 
 
 # ---------------------------------------------------------------------------- a model as the page reads it
 
 
 def exported(name, gpt, checkpoint):
-    """The model as lab/gpt.js reads it. Raises UsageError for one that the page cannot show."""
+    """The model as gpt.js reads it. Raises UsageError for one that the page cannot show."""
     if checkpoint["data"]["tokenizer"] != "bytes":
         raise UsageError(f"{name} reads {checkpoint['data']['tokenizer']}: a page shows models of bytes")
     attention, options = gpt.blocks[0].attention, checkpoint["options"]
@@ -126,7 +120,7 @@ def gain_of(name, attention):
 
 
 def packed(weight):
-    """A matrix as lab/gpt.js unpacks it: a character per weight, and per row what a level is worth."""
+    """A matrix as gpt.js unpacks it: a character per weight, and per row what a level is worth."""
     scales = (weight.abs().amax(1) / HALF).clamp_min(1e-30)
     levels = (weight / scales[:, None]).round().int() + HALF
     codes = "".join(ALPHABET[i] for i in levels.flatten().tolist())
