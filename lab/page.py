@@ -20,7 +20,7 @@ from lab.show import table
 from model import Attention, Differential, Softmax1, Temperature
 from plumbing.dataset import load_dataset
 from plumbing.files import write_text
-from plumbing.run import ROOT, command
+from plumbing.run import ROOT
 from train import evaluate
 
 WEB = ROOT / "lab/web"
@@ -44,9 +44,7 @@ def page(
     names = [task[0] if tasks.count(task) == 1 else model.path for task, model in zip(tasks, models, strict=True)]
     shown = [exported(name, model.gpt, model.checkpoint) for name, model in zip(names, models, strict=True)]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_text(
-        Path(out), html({"models": shown, "text": text, "alphabet": ALPHABET, "symbols": SYMBOLS, "command": command()})
-    )
+    write_text(Path(out), html({"models": shown, "text": text, "alphabet": ALPHABET, "symbols": SYMBOLS}))
     rows = [{"model": model.path, **rounding(model.gpt, model.checkpoint, tokens)} for model in models]
     print(table(rows))
     print(f"{out}: {Path(out).stat().st_size / 1e6:.2f} MB")
@@ -71,8 +69,9 @@ def exported(name, gpt, checkpoint):
     if checkpoint["data"]["tokenizer"] != "bytes":
         raise UsageError(f"{name} reads {checkpoint['data']['tokenizer']}: a page shows models of bytes")
     attention, options = gpt.blocks[0].attention, checkpoint["options"]
-    trained = f"{gpt.n_params() / 1e6:.2f}M parameters, {Path(options['dataset']).name}, seed {options['seed']}"
-    model = {"name": name, "about": f"{trained}, step {checkpoint['step']}", "mechanism": gpt.config.attention}
+    trained = f"trained on {Path(options['dataset']).name} for {checkpoint['step']} steps"
+    about = f"{gpt.n_params() / 1e6:.2f}M parameters, {gpt.config.n_head} softmax maps per layer, {trained}"
+    model = {"name": name, "about": about, "mechanism": gpt.config.attention}
     model |= {"missing": checkpoint["data"].get("missing"), "config": vars(gpt.config)}
     model |= {"kind": kind_of(name, attention), "pairs": attention.maps_per_head == 2}
     model["embedding"] = packed(gpt.embedding.weight)

@@ -55,7 +55,7 @@ def checkpoint(task=None):
 
 
 def content(*models, text="to be"):
-    return {"models": models, "text": text, "alphabet": ALPHABET, "symbols": SYMBOLS, "command": "python -m lab.page"}
+    return {"models": models, "text": text, "alphabet": ALPHABET, "symbols": SYMBOLS}
 
 
 def opened(page_html, script, size=(1000, 2000)):
@@ -163,9 +163,9 @@ def test_it_says_the_loss_and_the_answer():
     gpt, task = build("differential"), {"n_items": 3, "n_symbols": 8}
     shown = [exported(name, gpt, checkpoint(t)) for name, t in (("text", None), ("lists", task))]
     tokens = list(b"to be or not")
-    script = """(setTask(0), at('text').value = 'to be or not', read(), refresh(), [
+    script = """(setTask(1), at('text').value = 'to be or not', read(), refresh(), [
         lossOf(models[0], models[0].trained),
-        setTask(1), live.tokens, live.answer, lossOf(models[1], models[1].trained)])"""
+        setTask(0), live.tokens, live.answer, lossOf(models[1], models[1].trained)])"""
     (loss, _, asked, answer, of_answer), dom = opened(html(content(*shown)), script)
     x = torch.tensor([tokens])
     assert loss == pytest.approx(gpt(x[:, :-1], x[:, 1:]).item(), abs=1e-3)
@@ -197,7 +197,7 @@ CLICKS = """(() => {
     at("maps").querySelector("canvas").onkeydown(new KeyboardEvent("keydown", { key: "ArrowDown" }));
     seen.push(live.row, at("maps").childElementCount);
   }
-  setTask(0);
+  setTask(1);
   at("text").value = "0123456789abcdefghijklmnop";
   at("text").oninput();
   seen.push(String.fromCharCode(...live.tokens));
@@ -220,7 +220,7 @@ def test_everything_can_be_moved():
     assert "→" in found[0] and "→" in found[4]
     assert found[1:4] == found[5:8] == [1, 2, 1]  # rows; and one map, as vanilla was chosen last
     assert found[8:10] == ["ghijklmnop", [10]]  # a text of 26 in windows of 16: from 16 on
-    assert found[10].endswith("No softmax alone can do that.") and "token 2 and token 3 vanish" in found[10]
+    assert found[10].endswith("No softmax alone can do that.") and "tokens 2 and 3 vanish" in found[10]
 
 
 EVIL = "</script><img src=x onerror=document.title=1><!--\u2028&amp;"
@@ -231,7 +231,7 @@ def test_markup_stays_text():
     shown = exported(EVIL, build("vanilla"), checkpoint() | {"options": {"dataset": f"data/{EVIL}", "seed": 1}})
     typed = json.dumps(EVIL).replace("<", "\\u003c")
     script = f"(at('text').value += {typed}, read(), refresh(), document.title)"
-    title, dom = opened(html(content(shown, text=EVIL) | {"command": EVIL}), script)
+    title, dom = opened(html(content(shown, text=EVIL)), script)
     assert title == "Subtract two softmaxes, and look" and "<img" not in dom and "&lt;img" in dom
 
 

@@ -31,5 +31,12 @@ function slider(parent, label, { min, max, step, value }, change, shown = digits
   return show;
 }
 
+// Do what removes and makes the children of `parent` again, and give the focus back to the one at its place.
+function keepingFocus(parent, rebuild) {
+  const all = () => [...parent.querySelectorAll("button, input")], focused = all().indexOf(document.activeElement);
+  rebuild();
+  if (focused >= 0) all()[Math.min(focused, all().length - 1)]?.focus();
+}
+
 const colour = (name, alpha = 1) => `rgb(var(--${name}) / ${alpha})`;
 const signed = a => a < 0 ? "negative" : "positive";

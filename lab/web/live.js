@@ -9,8 +9,12 @@ const models = data.models.map(model => ({
   }),
   edits: { lam: [], second: "on", negative: true, sharp: 1 },
 }));
-const TASKS = [["Text", models.filter(model => !model.missing)], ["Which one is missing?", models.filter(model => model.missing)]]
-  .filter(([, list]) => list.length);
+const TASKS = [
+  ["Which one is missing?", models.filter(model => model.missing),
+    "The second list has the letters of the first in another order, but one of them is missing. Which one? Try it: move λ of the layer that is shown to 0, or take the second map away."],
+  ["Text", models.filter(model => !model.missing),
+    "The models guess the next letter of your text. Their loss is the mean of −ln p over its letters, p the probability of the one that is there: less is better."],
+].filter(([, list]) => list.length);
 const live = { task: 0, model: null, layer: 0, head: 0, row: 0, tokens: [], answer: null };
 let size = 0;  // tokens in the maps that are drawn
 
@@ -52,11 +56,13 @@ function choose(model) {
 
 function setTask(i) {
   live.task = i;
-  const list = TASKS[i][1], { missing } = list[0];
+  writing++;
+  const [, list, said] = TASKS[i], { missing } = list[0];
+  at("task-said").textContent = said;
   at("write").hidden = !!missing;
   at("actions").replaceChildren();
   if (missing) add(at("actions"), "button", "Deal a new list").onclick = () => { deal(missing); refresh(); };
-  else add(at("actions"), "button", "Let the chosen model continue").onclick = continueText;
+  else add(at("actions"), "button", "Let the chosen model continue", { id: "continue" }).onclick = continueText;
   missing ? deal(missing) : read();
   live.model = list.find(model => model.mechanism === "differential") ?? list.at(-1);
   if (missing) live.layer = answering(live.model);
@@ -80,8 +86,8 @@ function deal({ n_items, n_symbols }) {
 function read() {
   const length = Math.min(...TASKS[live.task][1].map(model => model.config.block_size));
   live.answer = null;
-  const bytes = [...new TextEncoder().encode(at("text").value)], half = Math.ceil(length / 2);
-  live.tokens = bytes.slice(Math.max(0, Math.ceil((bytes.length - length) / half) * half));  // begins anew every half a window
+  const bytes = [...new TextEncoder().encode(at("text").value)];
+  live.tokens = bytes.slice(Math.max(0, Math.ceil((bytes.length - length) / 8) * 8));  // a window that begins anew every 8 bytes
   if (!live.tokens.length) live.tokens = [10];
   live.row = live.tokens.length - 1;
 }
@@ -89,13 +95,20 @@ function read() {
 let writing = 0;
 
 function continueText() {
-  const mine = ++writing, model = live.model;
+  const mine = ++writing, model = live.model, button = at("continue");
+  button.textContent = "Stop";
+  button.onclick = () => writing++;
   const next = left => {
-    if (!left || mine !== writing || model !== live.model) return;
+    if (!left || mine !== writing || model !== live.model) {
+      button.textContent = "Let the chosen model continue";
+      button.onclick = continueText;
+      return;
+    }
     const p = probabilities(model, think(model), live.tokens.length - 1).map(x => x ** 1.25);  // temperature 0.8
     let dart = Math.random() * sum(p), byte = 0;
     while (byte < p.length - 1 && (dart -= p[byte]) > 0) byte++;
     at("text").value += new TextDecoder().decode(Uint8Array.of(byte));
+    at("text").scrollTop = at("text").scrollHeight;
     read();
     refresh();
     setTimeout(next, 0, left - 1);
@@ -119,7 +132,8 @@ function refresh() {
 function showModel(model) {
   if (!model.button) return;
   const [before, after] = [model.trained, model.changed].map(memory => lossOf(model, memory));
-  let text = `loss ${digits(before, 3)}` + (isEdited(model) ? ` → ${digits(after, 3)}` : "");
+  const shown = loss => Number.isNaN(loss) ? "of two letters or more" : digits(loss, 3);
+  let text = `loss ${shown(before)}` + (isEdited(model) ? ` → ${shown(after)}` : "");
   if (live.answer !== null) {
     const p = probabilities(model, model.changed, live.tokens.length - 1), said = p.indexOf(Math.max(...p));
     text = `says ${visible(said)}, ${said === live.answer ? "which is right" : `not ${visible(live.answer)}`}; ${text}`;
@@ -135,6 +149,10 @@ function buildChoices() {
   choices(at("tasks"), TASKS.map(([name]) => name), live.task, setTask);
   choices(at("layer"), model.layers.map((_, i) => i), live.layer, i => { live.layer = i; choose(model); });
   choices(at("head"), Array.from({ length: heads }, (_, i) => i), live.head, i => { live.head = i; choose(model); });
+  keepingFocus(at("models"), () => buildModels(list, model));
+}
+
+function buildModels(list, model) {
   at("models").replaceChildren();
   for (const one of list) {
     one.button = add(at("models"), "button", "", { class: "model", "aria-pressed": one === model });
@@ -147,24 +165,28 @@ function buildChoices() {
 }
 
 function choices(parent, names, chosen, change) {
-  const focused = [...parent.children].indexOf(document.activeElement);
-  parent.replaceChildren();
-  names.forEach((name, i) => add(parent, "button", name, { "aria-pressed": i === chosen }).onclick = () => change(i));
-  if (focused >= 0) parent.children[Math.min(focused, names.length - 1)].focus();
+  keepingFocus(parent, () => {
+    parent.replaceChildren();
+    names.forEach((name, i) => add(parent, "button", name, { "aria-pressed": i === chosen }).onclick = () => change(i));
+  });
 }
 
 function buildEdits() {
+  keepingFocus(at("switches"), makeEdits);
+}
+
+function makeEdits() {
   const { model } = live, { edits } = model, parent = at("edits");
   parent.replaceChildren();
   at("switches").replaceChildren();
   if (model.pairs) model.layers.forEach((layer, i) => {
     const learned = mean(layer.lam), range = { min: Math.min(-1, Math.floor(learned)), max: Math.max(2, Math.ceil(learned)), step: .01 };
     slider(parent, `λ, layer ${i} (learned ${digits(learned)})`, { ...range, value: edits.lam[i] ?? learned }, lam => {
-      edits.lam[i] = lam;
+      edits.lam[i] = Math.abs(lam - learned) < .005 ? undefined : lam;
       refresh();
     });
   });
-  slider(parent, "scores ×", { min: -2, max: 2, step: .1, value: Math.log2(edits.sharp) }, log => { edits.sharp = 2 ** log; refresh(); }, log => digits(2 ** log));
+  slider(parent, "all scores ×", { min: -2, max: 2, step: .1, value: Math.log2(edits.sharp) }, log => { edits.sharp = 2 ** log; refresh(); }, log => digits(2 ** log));
   const flip = (label, checked, change) => {
     const box = add(at("switches"), "label"), input = add(box, "input", "", { type: "checkbox" });
     box.append(label);
@@ -172,9 +194,9 @@ function buildEdits() {
     input.onchange = () => { change(input.checked); buildEdits(); refresh(); };
   };
   if (model.pairs) {
-    flip("negative weights by 0", !edits.negative, on => edits.negative = !on);
-    flip("no second map", edits.second === "off", on => edits.second = on ? "off" : "on");
-    flip("second map spread evenly", edits.second === "flat", on => edits.second = on ? "flat" : "on");
+    flip("replace negative weights by 0", !edits.negative, on => edits.negative = !on);
+    flip("take the second map away", edits.second === "off", on => edits.second = on ? "off" : "on");
+    flip("spread the second map evenly", edits.second === "flat", on => edits.second = on ? "flat" : "on");
   }
   add(at("switches"), "button", "As trained").onclick = () => {
     model.edits = { lam: [], second: "on", negative: true, sharp: 1 };
@@ -199,9 +221,14 @@ function mapOf(name, memory, model, depth, head, of) {
   if (name === "A") return of(A[head]);
   const first = of(maps[model.pairs ? 2 * head : head]);
   if (name === "A₁") return first;
-  const { edits } = memory, { lam } = model.layers[depth], second = of(maps[2 * head + 1]);
+  const { edits } = memory, { lam } = model.layers[depth], second = of(edits.second === "flat" ? even(model.config.block_size) : maps[2 * head + 1]);
   const factor = edits.second === "off" ? 0 : edits.lam[depth] ?? lam[head % lam.length];
   return second.map(a => factor * a);
+}
+
+// A map that spreads each row evenly over what it sees.
+function even(L) {
+  return Float32Array.from({ length: L * L }, (_, i) => i % L > Math.floor(i / L) ? 0 : 1 / (Math.floor(i / L) + 1));
 }
 
 function showTokens() {
@@ -246,7 +273,7 @@ function showMaps() {
     const figure = parent.children[i], weights = rowOf(name);
     figure.firstChild.textContent = names.length > 1 && name === "A" ? "A = A₁ − λA₂" : name;
     paint(figure.children[1], name);
-    figure.lastChild.textContent = `row of “${visible(tokens[row])}”: sum ${digits(sum(weights))}, largest ${digits(Math.max(...weights))}, least ${digits(Math.min(...weights))}`;
+    figure.lastChild.textContent = `row of “${visible(tokens[row])}”: sum ${digits(sum(weights))}, largest ${digits(Math.max(...weights))}, smallest ${digits(Math.min(...weights))}`;
   });
 }
 
@@ -259,7 +286,13 @@ function addMap(parent, name) {
     const row = Math.floor((event.offsetY / canvas.clientHeight) * size);
     if (row in live.tokens && row !== live.row) point(row);
   };
-  canvas.onpointermove = event => event.pointerType === "mouse" && go(event);
+  canvas.onpointermove = event => {
+    const [i, j] = [event.offsetY, event.offsetX].map(at => Math.floor(at / canvas.clientHeight * size));
+    const { model, tokens, layer, head } = live, map = mapOf(name, model.changed, model, layer, head, list => list);
+    if (event.pointerType === "mouse") go(event);
+    if (i in tokens && j <= i) figure.lastChild.textContent =
+      `“${visible(tokens[i])}” gives “${visible(tokens[j])}” (token ${j + 1}): ${digits(map[i * model.config.block_size + j], 4)}`;
+  };
   canvas.onclick = go;
   canvas.onkeydown = event => {
     const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
@@ -272,10 +305,10 @@ const cells = document.createElement("canvas");  // a pixel per weight
 function paint(canvas, name) {
   const { model, layer, head, row } = live, L = model.config.block_size, cell = Math.max(2, Math.floor(384 / size));
   const style = getComputedStyle(document.documentElement), rgb = name => style.getPropertyValue(`--${name}`).trim().split(/\s+/).map(Number);
-  const [positive, negative, paper, mark] = ["positive", "negative", "card", "mark"].map(rgb);
+  const [positive, negative, paper, mark, line] = ["positive", "negative", "card", "mark", "line"].map(rgb);
   const map = mapOf(name, model.changed, model, layer, head, list => list), pixels = new ImageData(size, size);
   for (let t = 0, i = 0; t < size; t++) for (let j = 0; j < size; j++, i += 4) {
-    const a = j > t ? 0 : map[t * L + j], s = strength(a), to = a < 0 ? negative : positive;
+    const a = j > t ? 0 : map[t * L + j], s = j > t ? .4 : strength(a), to = j > t ? line : a < 0 ? negative : positive;
     for (let k = 0; k < 3; k++) pixels.data[i + k] = paper[k] + s * (to[k] - paper[k]);
     pixels.data[i + 3] = 255;
   }
@@ -301,7 +334,7 @@ function showNext() {
     const bars = add(parent, "div");
     add(bars, "i", "", { style: `--p: ${after[byte]}` });
     add(bars, "i", "", { style: `--p: ${before[byte]}` });
-    add(parent, "span", digits(after[byte], 3));
+    add(parent, "span", after[byte] < .0005 ? "< 0.001" : digits(after[byte], 3));
   }
 }
 
@@ -310,7 +343,7 @@ function showNext() {
 at("text").value = data.text;
 at("text").oninput = () => { writing++; read(); refresh(); };
 for (const a of [-1, -.1, -.01, 0, .01, .1, 1])
-  add(at("scale"), "span", digits(a), { style: `background: ${colour(signed(a), strength(a))}` });
-at("made").textContent = `Made by ${data.command}. Colours: orange above 0, blue below, on a scale that shows 0.01 beside 1. Computed here with weights rounded to ${data.alphabet.length} levels.`;
+  add(at("scale"), "span", digits(a), { style: `background: ${colour(signed(a), strength(a) * .75)}` });
+at("made").textContent = "Made by nanodiff, python -m lab.page. The models' weights are rounded, which their loss hardly notices.";
 matchMedia("(prefers-color-scheme: dark)").onchange = () => showMaps();
 if (TASKS.length) setTask(0); else at("live").hidden = true;
