@@ -44,7 +44,8 @@ class GPTConfig:
         self.require("init_std", 0 < self.init_std < math.inf, "more than 0 and finite")
         near = difflib.get_close_matches(str(self.attention), ATTENTION, 1, cutoff=0.4)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        self.require("attention", self.attention in ATTENTION, f"one of {', '.join(ATTENTION)}{hint}")
+        ours = ", ".join(name for name, c in ATTENTION.items() if c.__module__ == __name__)
+        self.require("attention", self.attention in ATTENTION, f"one of {ours}, or a name that ideas/ adds{hint}")
         maps = ATTENTION[self.attention].maps_per_head
         self.require("n_head", self.n_head % maps == 0, f"a multiple of {maps}, the maps per {self.attention} head")
         width = 2 * self.n_head  # rotary positions turn pairs of channels

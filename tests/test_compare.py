@@ -18,7 +18,6 @@ from lab.charts import draw
 from lab.compare import compare, differences, loss_cells, paired, spread, student, summarize
 from lab.needles import needles
 from lab.show import THE_FOUR
-from model import ATTENTION
 from plumbing.checkpoint import load
 
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
@@ -293,7 +292,7 @@ def test_accuracy_at_the_end_and_when_it_was_first_99_percent():
         ({"overwrite": True}, "overwrite: is chosen for every run; leave it out"),
         (
             {"attentions": ("vanila",)},
-            f"attentions=vanila: must be one of {', '.join(ATTENTION)} (did you mean vanilla?)",
+            f"attentions=vanila: must be one of {', '.join(THE_FOUR)}, or a name that ideas/ adds (did you mean vanilla?)",
         ),
         ({"seeds": (1, 2, 1)}, "seeds=1,2,1: must not name one twice"),
         ({"learning_rates": (0.1, 0.1)}, "learning_rates=0.1,0.1: must not name one twice"),
