@@ -43,9 +43,10 @@ def nearest(name, names):
 
 
 def one_of(name, value, allowed):
-    """Raises UsageError where `value` of the option `name` is not among the words `allowed`."""
+    """Raises UsageError where `value` of the option `name` is not among the words `allowed`; lists eight of them."""
     if value not in allowed:
-        raise UsageError(f"{name}={value}: must be one of {', '.join(allowed)}{nearest(value, allowed)}")
+        words = [*allowed][:8] + ["…"] * (len(allowed) > 8)
+        raise UsageError(f"{name}={value}: must be one of {', '.join(words)}{nearest(value, allowed)}")
 
 
 def only_one(**options):

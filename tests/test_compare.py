@@ -292,7 +292,7 @@ def test_accuracy_at_the_end_and_when_it_was_first_99_percent():
         ({"overwrite": True}, "overwrite: is chosen for every run; leave it out"),
         (
             {"attentions": ("vanila",)},
-            f"attentions=vanila: must be one of {', '.join(THE_FOUR)}, or a name that ideas/ adds (did you mean vanilla?)",
+            f"attentions=vanila: must be one of {', '.join([*ATTENTION][:8])}, … (did you mean vanilla?)",
         ),
         ({"seeds": (1, 2, 1)}, "seeds=1,2,1: must not name one twice"),
         ({"learning_rates": (0.1, 0.1)}, "learning_rates=0.1,0.1: must not name one twice"),
