@@ -18,6 +18,7 @@ from lab.charts import draw
 from lab.compare import compare, differences, loss_cells, paired, spread, student, summarize
 from lab.needles import needles
 from lab.show import THE_FOUR
+from model import ATTENTION
 from plumbing.checkpoint import load
 
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
