@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import ideas  # noqa: F401  adds their words
+from conftest import ROOT
 from ideas.ablations import ABLATIONS
 from ideas.denominator import DENOMINATORS
 from ideas.difference import DIFFERENCES
@@ -40,10 +41,11 @@ SPARSE = {"surprise", "exp-minus-one", "softpick", "threshold", "rectified", "ga
 every_idea = pytest.mark.parametrize("name", IDEAS)
 
 
-def test_they_are_as_many_as_the_chapter_says_and_none_hides_another():
+def test_they_are_as_many_as_chapter_10_says_and_none_hides_another():
     files = (ABLATIONS, DENOMINATORS, DIFFERENCES, LAMBDAS, MISTAKES, MIXTURES, POSITIONS, RETROFITS, SELECTIONS, STEPS)
     names = [name for file in files for name in file]
     assert len({*names, *laws.MORE_NUMBERS}) == len(names) + 4 == len(ATTENTION)
+    assert f"has {len(IDEAS)} mechanisms" in (ROOT / "docs/10-change-it.md").read_text(encoding="utf-8")
 
 
 @every_idea
