@@ -11,10 +11,8 @@ import torch
 
 from configurable import UsageError, run
 from docs.numbers import DOCS, MISTAKES, drifted, numbers, results
-from lab.charts import draw_accuracies
 from lab.compare import differences, paired
-from lab.one_layer import least_error
-from lab.show import THE_FOUR, look
+from lab.show import look
 from model import softmax1
 from plumbing.figure import new_figure, write_figure
 
@@ -182,51 +180,6 @@ def mistakes():
     ax.set_title("One circle per seed; the mean and its 95 % interval", fontsize=10)
     ax.grid(alpha=0.3)
     return figure
-
-
-def summary():
-    """results.md: a task on which subtraction helps, what decides on another one, and text."""
-    figure, (task, width, text) = panels(3, 4.6, 5.2)
-    runs = results("missing")["runs"]
-    draw_accuracies({name: [run for run in runs if run["attention"] == name] for name in THE_FOUR}, task)
-    task.set_title("ahead: which item is missing?", fontsize=10)
-    draw_widths(width)
-    draw_texts(text)
-    return figure
-
-
-def draw_widths(ax):
-    """Errors of one layer where all values share a noise as large as themselves, by the width of the values."""
-    runs = results("noise")["runs"] + results("noise-narrow")["runs"]
-    runs = [run for run in runs if run["n_items"] == 16 and run["sigma"] == 1]
-    for shift, name, label in ((-5, "vanilla", "vanilla, two heads"), (0, "no-norm", "differential without norm")):
-        points = [(run["width"] + shift + run["seed"], run["error"]) for run in runs if run["attention"] == name]
-        style = look("differential" if name == "no-norm" else name) | {"ls": "", "mfc": "none"}
-        ax.plot(*zip(*points, strict=True), label=label, **style)
-    ax.axhline(least_error(1, 16), color="0.4", ls=":", label="the least error, derived")
-    ax.set(xlabel="channels of a value, of 64", ylabel="error", ylim=(0, 0.7), xlim=(8, 56), xticks=(16, 32, 48))
-    ax.set_title("the width decides: noise that all values share", fontsize=10)
-    ax.legend(fontsize=8)
-    ax.grid(alpha=0.3)
-
-
-def draw_texts(ax):
-    """Loss less vanilla's on two texts, each mechanism at its best setting: seeds, their mean and its 95 % interval."""
-    names = ("softmax1", "temperature", "differential", "v2")
-    for shift, folder, label in ((-0.15, "text", "tiny Shakespeare"), (0.15, "code", "the standard library")):
-        marker, rows = "os"[shift > 0], {row["attention"]: row for row in results(folder)["table"]}
-        for i, name in enumerate(names):
-            style, of = {"color": look(name)["color"], "marker": marker}, rows[name]["difference"]
-            ax.plot([*rows[name]["pairs"].values()], [i + shift - 0.1] * of["n"], ls="", mfc="none", ms=4, **style)
-            ax.errorbar([of["mean"]], [i + shift], xerr=[of["half"]], capsize=4, ms=8, **style)
-        ax.plot([], [], ls="", color="0.4", marker=marker, label=label)
-    ax.axvline(0, color="k", lw=0.8)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    ax.set(xlabel="loss − vanilla's, same seed (nats per byte)")
-    ax.set_title("text: each at its best of 18 settings", fontsize=10)
-    ax.legend(fontsize=8)
-    ax.grid(alpha=0.3)
 
 
 if __name__ == "__main__":

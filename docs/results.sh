@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All runs of docs/results.md; numbers and figures go to docs/results. Two cores take many hours; runs on text with a fair
-# recipe, and the task with other lengths and depths, are begun here and not yet in results.md.
+# All runs of docs/results.md; numbers and figures go to docs/results. Two cores take many hours. Runs on text with a fair
+# recipe are begun here and not yet in results.md.
 # Entries 1 to 5 give other numbers than those shown, since first weights are now drawn by name: commit 48b9d41 gives them.
 # Stop it whenever you like (timeout -s INT 600 bash docs/results.sh): it goes on where it was.
 set -euo pipefail

@@ -64,14 +64,22 @@ class ExpMinusOne(Attention):
     """
 
     def mix(self, x, q, k, v):
-        return self.attend(q, k, v, lambda S: normed(exp_minus_one(S).relu(), exp_minus_one(S).relu()))
+        return self.attend(q, k, v, self.weights)
+
+    def weights(self, S):
+        E = exp_minus_one(S).relu()
+        return normed(E, E)
 
 
 class Softpick(Attention):
     """softpick: A = max(0, exp(S) − 1) / Σ |exp(S) − 1|. Stores A.  https://arxiv.org/abs/2504.20966"""
 
     def mix(self, x, q, k, v):
-        return self.attend(q, k, v, lambda S: normed(exp_minus_one(S).relu(), exp_minus_one(S).abs()))
+        return self.attend(q, k, v, self.weights)
+
+    def weights(self, S):
+        E = exp_minus_one(S)
+        return normed(E.relu(), E.abs())
 
 
 def exp_minus_one(S):
@@ -116,7 +124,11 @@ class Threshold(Attention):
     """
 
     def mix(self, x, q, k, v):
-        return self.attend(q, k, v, lambda S: softmax(S).where(softmax(S) * seen(S) > 1 - 1e-6, 0))
+        return self.attend(q, k, v, self.weights)
+
+    def weights(self, S):
+        A = softmax(S)
+        return A.where(A * seen(S) > 1 - 1e-6, 0)
 
 
 def seen(S):

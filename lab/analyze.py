@@ -1,4 +1,4 @@
-"""What attention does in trained models: numbers, figures, and a page to look at it token by token.
+"""What attention does in trained models: numbers and figures.
 
 python -m lab.analyze out/NAME [more checkpoints]                      on the validation split
 

@@ -57,8 +57,8 @@ def html(data):
     for c in "<>&":  # no name or text may end the <script> that holds it
         text = text.replace(c, f"\\u{ord(c):04x}")
     scripts = [(WEB / f"{name}.js").read_text(encoding="utf-8") for name in ("gpt", "draw", "sketches", "live")]
-    page = (WEB / "page.html").read_text(encoding="utf-8")
-    return page.replace("/*SCRIPTS*/", "\n".join(scripts)).replace("/*DATA*/", text)
+    template = (WEB / "page.html").read_text(encoding="utf-8")
+    return template.replace("/*SCRIPTS*/", "\n".join(scripts)).replace("/*DATA*/", text)
 
 
 # ---------------------------------------------------------------------------- a model as the page reads it
@@ -118,17 +118,18 @@ def gain_of(name, attention):
     return gain[0, 0, 0].tolist()
 
 
+def scales_of(weight):
+    """What a level is worth in each row of a matrix: its largest number is at the last level. R1"""
+    return (weight.abs().amax(1, keepdim=True) / HALF).clamp_min(1e-30)
+
+
 def packed(weight):
     """A matrix as gpt.js unpacks it: a character per weight, and per row what a level is worth."""
-    scales = (weight.abs().amax(1) / HALF).clamp_min(1e-30)
-    levels = (weight / scales[:, None]).round().int() + HALF
+    scales = scales_of(weight)
+    levels = (weight / scales).round().int() + HALF
     codes = "".join(ALPHABET[i] for i in levels.flatten().tolist())
-    return {
-        "rows": len(weight),
-        "columns": weight.size(1),
-        "codes": codes,
-        "scales": [float(f"{s:.7g}") for s in scales.tolist()],
-    }
+    scales = [float(f"{s:.7g}") for s in scales.flatten().tolist()]
+    return {"rows": len(weight), "columns": weight.size(1), "codes": codes, "scales": scales}
 
 
 # ---------------------------------------------------------------------------- what rounding costs
@@ -139,21 +140,23 @@ def rounded(gpt):
     """Round the matrices of gpt, in place, as `packed` does."""
     for weight in gpt.parameters():
         if weight.dim() == 2:
-            scales = (weight.abs().amax(1, keepdim=True) / HALF).clamp_min(1e-30)
+            scales = scales_of(weight)
             weight.copy_((weight / scales).round() * scales)
 
 
 def rounding(gpt, checkpoint, tokens):
-    """{loss, rounded}: nats per token on the validation split before and after rounding; {} where it is missing."""
+    """{loss, rounded}: nats per token on the validation split before and after, or that there is none. Rounds gpt."""
     try:
         split = load_dataset(checkpoint["options"]["dataset"], "cpu", gpt.config.block_size).val
     except UsageError:
         return {"loss": "no validation split here", "rounded": ""}
-    found = []
-    for change in (lambda gpt: None, rounded):
-        change(gpt)
-        found.append(f"{evaluate(gpt, gpt, split, 16, tokens, contextlib.nullcontext()):.4f}")
-    return dict(zip(("loss", "rounded"), found, strict=True))
+
+    def loss():
+        return f"{evaluate(gpt, gpt, split, 16, tokens, contextlib.nullcontext()):.4f}"
+
+    before = loss()
+    rounded(gpt)
+    return {"loss": before, "rounded": loss()}
 
 
 if __name__ == "__main__":

@@ -275,21 +275,10 @@ def loop_three_maps(attention, x, q, k, head):
     return [a1 - lam * (a2 + a3) / 2 for a1, a2, a3 in zip(first, second, third, strict=True)]
 
 
-def loop_token_lambda(attention, x, q, k, head):
-    lam = 1 / (1 + math.exp(-float(attention.to_lam.weight[head] @ x)))
-    first, second = (test_model.loop_vanilla(attention, x, q, k, 2 * head + i) for i in (0, 1))
-    return [a1 - lam * a2 for a1, a2 in zip(first, second, strict=True)]
-
-
-def row_sum_of_a_token(attention, x):
-    return 1 - attention.to_lam(x).sigmoid().transpose(1, 2)
-
-
 SOLUTIONS = {  # what the three laws ask that only the author knows; 6 maps of 8 channels
     "plain_lambda": (loop_plain_lambda, test_model.row_sum_differential, 1 + 16),
     "row_sum_one": (loop_row_sum_one, test_model.row_sum_one, 4 * 8 + 16),
     "three_maps": (loop_three_maps, test_model.row_sum_differential, 4 * 8 + 24),
-    "token_lambda": (loop_token_lambda, row_sum_of_a_token, 48 * 3),
 }
 
 
@@ -327,8 +316,6 @@ def test_the_solutions_are_what_they_say():
     torch.testing.assert_close(A["row_sum_one"], first - lam * second + lam * even)
     assert layers["plain_lambda"].lam.item() == pytest.approx(0.8 - 0.6 * math.exp(-0.3))
     torch.testing.assert_close(A["plain_lambda"].sum(-1), 1 - layers["plain_lambda"].lam.expand(2, 3, 9))
-    lam = layers["token_lambda"].to_lam(x).sigmoid().transpose(1, 2)
-    torch.testing.assert_close(A["token_lambda"].sum(-1), 1 - lam)
     q, k, _ = layers["three_maps"].project(x)
     S = (q @ k.mT / 8**0.5).masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf).softmax(-1)  # six maps, two heads
     lam = layers["three_maps"].lam

@@ -19,7 +19,7 @@ function draw(parent, tag, attributes, content = "") {
   return child;
 }
 
-// A labelled slider in a grid of three columns; returns a function that moves it.
+// A labelled slider, with what `shown` makes of its value beside it.
 function slider(parent, label, { min, max, step, value }, change, shown = digits) {
   const id = `${parent.id}-${parent.childElementCount}`;
   add(parent, "label", label, { for: id });
@@ -28,7 +28,6 @@ function slider(parent, label, { min, max, step, value }, change, shown = digits
   const show = x => { input.value = x; output.textContent = shown(+input.value); };
   input.oninput = () => { show(input.value); change(+input.value); };
   show(value);
-  return show;
 }
 
 // Do what removes and makes the children of `parent` again, and give the focus back to the one at its place.

@@ -6,7 +6,8 @@
 // the other. A memory holds what was computed for some tokens and edits: the next text is computed from where it differs,
 // the next edits from the first layer that they change, `dirty`.
 
-const NO_EDITS = { lam: [], second: "on", negative: true, sharp: 1 };
+// As trained: the learned λ of every layer, the second map on (or off, or flat), negative weights kept, scores × 1.
+const newEdits = () => ({ lam: [], second: "on", negative: true, sharp: 1 });
 
 // Weights come as one character per number, of the levels −43 to 43, and a scale per row.
 function unpack({ rows, columns, codes, scales }, alphabet) {
@@ -84,7 +85,7 @@ function weigh(S, kind) {
   for (let j = 0; j < S.length; j++) S[j] /= sum;
 }
 
-function newMemory(model, edits = NO_EDITS) {
+function newMemory(model, edits = newEdits()) {
   const { block_size: L, n_layer, n_head, n_embd: C, vocab_size: V } = model.config;
   const heads = model.pairs ? n_head / 2 : n_head, square = () => new Float32Array(L * L);
   const layers = Array.from({ length: n_layer }, () => ({
@@ -175,10 +176,10 @@ function probabilities(model, memory, t) {
   return p;
 }
 
-// Mean of −ln p of the tokens from position `from` on, in nats.
-function loss(model, memory, from = 1) {
+// Mean of −ln p of all tokens but the first, in nats.
+function loss(model, memory) {
   const { tokens } = memory;
   let sum = 0;
-  for (let t = from; t < tokens.length; t++) sum -= Math.log(probabilities(model, memory, t - 1)[tokens[t]]);
-  return sum / (tokens.length - from);
+  for (let t = 1; t < tokens.length; t++) sum -= Math.log(probabilities(model, memory, t - 1)[tokens[t]]);
+  return sum / (tokens.length - 1);
 }

@@ -7,7 +7,7 @@ const models = data.models.map(model => ({
     const matrices = ["qkv", "out", "gate", "up", "down"].map(name => [name, unpack(layer[name], data.alphabet)]);
     return { ...layer, ...Object.fromEntries(matrices) };
   }),
-  edits: { lam: [], second: "on", negative: true, sharp: 1 },
+  edits: newEdits(),
 }));
 const TASKS = [
   ["Which one is missing?", models.filter(model => model.missing),
@@ -118,13 +118,11 @@ function continueText() {
 
 // Everything that depends on the tokens or on the edits; the other models follow when the page has been painted.
 function refresh() {
-  const started = performance.now();
   think(live.model);
   showTokens();
   showMaps();
   showNext();
   showModel(live.model);
-  refresh.milliseconds = performance.now() - started;
   clearTimeout(refresh.later);
   refresh.later = setTimeout(() => TASKS[live.task][1].forEach(model => { think(model); showModel(model); }), 60);
 }
@@ -199,7 +197,7 @@ function makeEdits() {
     flip("spread the second map evenly", edits.second === "flat", on => edits.second = on ? "flat" : "on");
   }
   add(at("switches"), "button", "As trained").onclick = () => {
-    model.edits = { lam: [], second: "on", negative: true, sharp: 1 };
+    model.edits = newEdits();
     buildEdits();
     refresh();
   };
@@ -344,6 +342,6 @@ at("text").value = data.text;
 at("text").oninput = () => { writing++; read(); refresh(); };
 for (const a of [-1, -.1, -.01, 0, .01, .1, 1])
   add(at("scale"), "span", digits(a), { style: `background: ${colour(signed(a), strength(a) * .75)}` });
-at("made").textContent = "Made by nanodiff, python -m lab.page. The models' weights are rounded, which their loss hardly notices.";
+at("made").textContent = `Made by nanodiff, python -m lab.page, which also says what it costs that weights are rounded to ${data.alphabet.length} levels.`;
 matchMedia("(prefers-color-scheme: dark)").onchange = () => showMaps();
 if (TASKS.length) setTask(0); else at("live").hidden = true;
