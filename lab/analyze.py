@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from configurable import PositiveInt, UsageError, check_ranges, comments, only_one, run
 from lab import maps, pictures
+from lab.gradients import KEY as OF_GRADIENTS
+from lab.gradients import gradients_of_heads
 from lab.interventions import KEY as OF_INTERVENTIONS
 from lab.interventions import interventions, visible_logits
 from lab.needles import LOOKS, find_needles, task_of
@@ -188,13 +190,16 @@ def measure(model, split, tokens, windows, ngram):
         x, y = maps.cut(split, tokens, gpt)
         nats = maps.losses(gpt, x, y)
         bar.update()
-        some = x[torch.linspace(0, len(x) - 1, min(windows, len(x))).long()]
+        chosen = torch.linspace(0, len(x) - 1, min(windows, len(x))).long()
+        some = x[chosen]
         inputs, outputs = maps.activations(gpt, some)
         heads, counts = [], torch.zeros(len(maps.EDGES) - 1)
         for depth, (block, z) in enumerate(zip(gpt.blocks, inputs, strict=True)):
             heads += [{"layer": depth, "head": h, **row} for h, row in enumerate(maps.of_heads(block.attention, z))]
             counts += maps.histogram(block.attention, z)
             bar.update()
+        for row, gradients in zip(heads, gradients_of_heads(gpt, some, y[chosen]), strict=True):
+            row |= gradients
         entry |= {"tokens": x.numel(), "windows": len(some), "T": x.size(1)}
         entry |= {"loss": maps.split_losses(nats, maps.completes(x, y, ngram)), "heads": heads}
         entry["weights"] = (counts / counts.sum()).tolist()
@@ -222,7 +227,7 @@ def learned(gpt, path):
 
 
 KEY = {name: f"Option of the model: {comment}." for name, comment in comments(GPTConfig).items()}
-KEY |= maps.KEY | OF_INTERVENTIONS
+KEY |= maps.KEY | OF_GRADIENTS | OF_INTERVENTIONS
 KEY |= {
     "parameters": "How many numbers the model has learned.",
     "step": "Training steps before the checkpoint was saved.",

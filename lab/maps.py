@@ -128,6 +128,20 @@ def outside_box(A, v):
     return beyond.square().mean(-1).sqrt().mean(-1) / v.square().mean((-2, -1)).sqrt()
 
 
+def output_overlap(attention, x):
+    """Cosine of the covariance of what a head adds to the channels and that of another head, mean over the other heads:
+    0 if they write into subspaces at right angles, 1 if into the same one; 1 where there is no other head.
+
+    For a layer whose input is x BTC; a number per head, H.
+    """
+    y = torch.cat([attention.norm(attention.mix(z, *attention.project(z))) for z in parts(attention, x)])
+    y = y.transpose(0, 1).flatten(1, 2)  # BHTE -> H(BT)E
+    W = attention.out.weight.unflatten(1, (len(y), -1)).transpose(0, 1)  # HCE
+    z = (y - y.mean(1, keepdim=True)) @ W.mT  # H(BT)C
+    unit = F.normalize((z.mT @ z).flatten(1), dim=1)
+    return (unit @ unit.mT).sum(1).sub(1) / (len(y) - 1) if len(y) > 1 else y.new_ones(1)
+
+
 def sink_rate(on_first):
     """Share of heads whose mean share on the first token exceeds 0.3 (https://arxiv.org/abs/2410.10781)."""
     return sum(share > 0.3 for share in on_first) / len(on_first)
@@ -158,6 +172,7 @@ def of_heads(attention, x):
         for name, value in numbers.items():
             of_parts.setdefault(name, []).append(value)
     means = {name: torch.cat(values).mean(0).tolist() for name, values in of_parts.items()}
+    means["output_overlap"] = output_overlap(attention, x).tolist()
     return [{name: values[h] for name, values in means.items()} for h in range(len(means["row_sum"]))]
 
 
@@ -289,7 +304,7 @@ def first_paragraph(function):
 
 KEY = {name: first_paragraph(OF_A_MAP[name]) for name in OF_A_MAP if name not in AT_MOST}
 KEY |= {name: f"Share of the visible weights of a row with |a| at most {eps:g}." for name, eps in AT_MOST.items()}
-KEY |= {f.__name__: first_paragraph(f) for f in (context_rms, outside_box, kurtosis, inf_norm)}
+KEY |= {f.__name__: first_paragraph(f) for f in (context_rms, outside_box, output_overlap, kurtosis, inf_norm)}
 KEY |= {f"A1_A2_{f.__name__}": first_paragraph(f) for f in (cosine, correlation)}
 KEY |= {f"A1_{f.__name__}": f"Of A₁ instead of A: {first_paragraph(f)}" for f in (effective_tokens, on_first)}
 KEY |= {f"top_{i}": f"Number {i} of the sizes |x|, from the largest down." for i in (1, 2, 3, 10, 100)}

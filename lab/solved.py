@@ -1,4 +1,4 @@
-"""How is "which one is missing?" answered? Other numbers of items, interventions, a picture of the row that answers.
+"""How is "which one is missing?" answered? Other numbers and orders of items, interventions, a picture of the answer.
 
 python -m lab.solved out/missing-differential [more checkpoints]
 """
@@ -33,6 +33,7 @@ def solved(
     *checkpoints: str,  # runs' folders (their best.pt is read) or checkpoint files, trained on the task of lab.missing
     n_items: Annotated[tuple[int, ...], "at least 2 and at most 87"] = (6, 9, 12, 15, 18),  # numbers of items to try
     contexts: PositiveInt = 1000,  # fresh contexts per number of items
+    orders: Annotated[int, "at least 2"] = 10,  # orders of the items in which each context is asked
     seed: Seed = 1,  # seed of the contexts
     out_dir: str = "out/solved",  # folder for solved.json and the figures
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu
@@ -56,12 +57,13 @@ def solved(
         of_n = {n: draw_contexts(n, n_symbols, contexts, seed) for n in {*n_items, task["n_items"]}}
         entry["by_n_items"] = {n: accuracy(longer(gpt, n), *of_n[n]) for n in n_items}
         entry["answering"] = shares(gpt, of_n[task["n_items"]][0][:100], task["n_items"])
+        entry["orders"] = in_other_orders(gpt, of_n[task["n_items"]][0], task["n_items"], orders, seed)
         entry["interventions"] = intervened(gpt, *of_n[task["n_items"]])
         entries.append(entry)
         draw_answer(out / f"answer-{file_name(str(path))}.png", gpt, entry, seed)
     report = {"command": command(), "device": device_name(device), "commit": provenance()["commit"]}
     write_json(out / "solved.json", report | {"contexts": contexts, "seed": seed, "checkpoints": entries})
-    for name, title in (("by_n_items", "items"), ("interventions", "replaced")):
+    for name, title in (("by_n_items", "items"), ("orders", f"{orders} orders"), ("interventions", "replaced")):
         print(f"\naccuracy\n\n{table(rows(entries, name, title))}")
     print(f"\n{out}: solved.json, and a figure of the answering row of each checkpoint")
     return entries
@@ -83,10 +85,40 @@ def longer(gpt, n_items):
 
 
 @torch.no_grad()
-def accuracy(gpt, x, y):
-    """Share of the contexts x BT whose answer y B is the likeliest token behind them."""
+def is_right(gpt, x, y):
+    """Whether the likeliest token behind each of the contexts x BT is its answer y B: B bool."""
     likeliest = [gpt(part.to(gpt.device))[:, -1].argmax(-1).cpu() for part in x.split(batch_size(x))]
-    return (torch.cat(likeliest) == y).float().mean().item()
+    return torch.cat(likeliest) == y
+
+
+def accuracy(gpt, x, y):
+    """Share of the contexts x BT that are answered with y B."""
+    return is_right(gpt, x, y).float().mean().item()
+
+
+@torch.no_grad()
+def in_other_orders(gpt, x, n_items, orders, seed):
+    """{"best", "worst": accuracy over contexts x BT, "always": share that is right in every order}, of so many orders.
+
+    Both lists of a context are put into a random order of their own each time; what is missing stays the same.
+    """
+    draw, right = torch.Generator().manual_seed(seed), []
+    lists = slice(0, n_items), slice(n_items + 1, 2 * n_items)
+    first, second = (x[:, some] for some in lists)
+    y = first[~(first.unsqueeze(2) == second.unsqueeze(1)).any(2)]
+    for _ in range(orders):
+        x = x.clone()
+        for some in lists:
+            order = torch.rand(x[:, some].shape, generator=draw).argsort(1)
+            x[:, some] = x[:, some].gather(1, order)
+        right.append(is_right(gpt, x, y))
+    right = torch.stack(right)  # orders, contexts
+    of_orders = right.float().mean(1)
+    return {
+        "best": of_orders.max().item(),
+        "worst": of_orders.min().item(),
+        "always": right.all(0).float().mean().item(),
+    }
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from conftest import build, text
 from lab import maps
 from lab.maps import activations, completes, losses, of_heads, outliers
 from lab.show import THE_FOUR
-from model import ATTENTION
+from model import ATTENTION, GPT, GPTConfig
 from plumbing.dataset import Split
 from train import evaluate
 
@@ -76,6 +76,23 @@ def test_distance_from_the_box_of_values():
     for weight, off in ((2.0, 1.0), (-1.0, 2.0)):  # y = (2, 2) is above it, y = (-1, -1) below
         A = torch.tensor([[[[weight, 0.0], [0.5, 0.5]]]])
         assert maps.outside_box(A, later).item() == pytest.approx(off / 2 / math.sqrt(13))
+
+
+@torch.no_grad()
+def test_heads_that_write_into_other_channels_do_not_overlap():
+    gpt = build("vanilla")  # four heads of width 8
+    attention, x = gpt.blocks[0].attention, activations(gpt, text())[0][0]
+    W = attention.out.weight
+    W.copy_(torch.eye(32))
+    assert maps.output_overlap(attention, x).tolist() == pytest.approx([0] * 4, abs=1e-6)
+    W[:8, 8:16] = torch.eye(8)  # head 1 writes into the channels of head 0, too: it adds (y, y)
+    y = attention.mix(x, *attention.project(x)).transpose(0, 1).flatten(1, 2)
+    C0, C1 = (z.T.cov(correction=0) for z in y[:2])
+    cosine = ((C0 * C1).sum() / C0.norm() / (2 * C1.norm())).item()  # the covariance of (y, y) is four times C1
+    assert 0.1 < cosine < 0.9
+    assert maps.output_overlap(attention, x).tolist() == pytest.approx([cosine / 3, cosine / 3, 0, 0], abs=1e-5)
+    only = GPT(GPTConfig("vanilla", n_layer=1, n_head=1, n_embd=32, block_size=12)).blocks[0].attention
+    assert maps.output_overlap(only, x).tolist() == [1]
 
 
 def test_sink_rate_counts_heads_beyond_three_tenths():

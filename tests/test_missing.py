@@ -14,7 +14,7 @@ from configurable import UsageError, bind, parse
 from conftest import ROOT, metrics
 from lab.interventions import replaced
 from lab.missing import SYMBOLS, draw_context, missing
-from lab.solved import accuracy, draw_contexts, intervened, longer, shares, solved
+from lab.solved import accuracy, draw_contexts, in_other_orders, intervened, longer, shares, solved
 from plumbing.checkpoint import load_model
 from train import train
 
@@ -113,6 +113,25 @@ def test_accuracy_is_the_share_of_likeliest_answers(run):
         likeliest = run(x)[:, -1].argmax(-1)
     assert accuracy(run, x, likeliest) == 1 and accuracy(run, x, likeliest + 1) == 0
     assert accuracy(run, x, y) == pytest.approx((likeliest == y).float().mean().item())
+
+
+def test_other_orders_have_the_same_items_and_the_same_answer(run, monkeypatch):
+    x, y = draw_contexts(3, 5, 50, 1)
+    seen = []
+
+    def noted(gpt, x, answers):
+        assert torch.equal(answers, y)
+        seen.append(x)
+        return torch.arange(50) < 10 * len(seen) + 20  # 30 contexts, then 40
+
+    monkeypatch.setattr("lab.solved.is_right", noted)
+    found = in_other_orders(run, x, 3, orders=2, seed=1)
+    assert found == pytest.approx({"best": 0.8, "worst": 0.6, "always": 0.6})
+    assert not torch.equal(*seen) and not torch.equal(seen[0], x)
+    for other in seen:
+        assert torch.equal(other[:, [3, 6]], x[:, [3, 6]])  # | and ?
+        for some in (slice(0, 3), slice(4, 6)):
+            assert torch.equal(other[:, some].sort(1).values, x[:, some].sort(1).values)
 
 
 def test_what_is_replaced_is_replaced(run, monkeypatch):
