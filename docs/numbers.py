@@ -239,6 +239,12 @@ def of_missing():
     first, second = (next(r for r in solved[0]["answering"] if r["map"] == name) for name in ("A₁", "A₂"))  # of layer 0
     shares = [f"{row[where]:.2f}" for row in (first, second) for where in ("first", "second")]
     yield "results.md", "$A_1$ has {} of its weight on the first and {} on the second, $A_2$ {} and {}.".format(*shares)
+    controls = {row["attention"]: accuracy(row) for row in results("missing-controls")["table"]}
+    for name in ("tied-0.9", "add-only", "wide-values", "normed-vanilla"):
+        yield "00-a-task.md", f"(`{name}`) | {controls[name]} |"
+    nine, fifteen = (np.mean([entry["by_n_items"][n] for entry in solved]) for n in ("9", "15"))
+    yield "00-a-task.md", f"It does, with {nine:.2f} and {fifteen:.2f}"
+    yield "00-a-task.md", f"1.00 becomes {np.mean([entry['interventions']['negative by 0'] for entry in solved]):.2f}"
     for kind in ("by_n_items", "interventions"):
         for key in solved[0][kind].keys() - {name for name in solved[0][kind] if "alone" in name}:
             some = [entry[kind][key] for entry in solved]

@@ -8,6 +8,7 @@ import math
 import re
 import runpy
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from ideas.mistakes import MISTAKES
 from lab.analyze import analyze
 from lab.bench import bench
 from lab.compare import compare
+from lab.missing import missing
 from lab.needles import needles
 from lab.page import page as make_page
 from prepare import prepare
@@ -38,8 +40,9 @@ chapters = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 def blocks(page):
-    """(language, text) of every fenced block, in order."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    """(language, text) of every fenced block, in order; those of an answer are indented."""
+    fenced = re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [(language, textwrap.dedent(text)) for _, language, text in fenced]
 
 
 NUMBER = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?")
@@ -75,6 +78,7 @@ COMMANDS = {  # what a command of the tutorial calls, and what is put behind it 
     "sample.py": (sample, ["--max_new_tokens=4"]),
     "-m lab.bench": (bench, ["--repetitions=1", "--lengths=8", "--tokens=16"]),
     "prepare.py": (prepare, []),
+    "-m lab.missing": (missing, ["--n_contexts=40", "--n_val_contexts=20"]),
     "-m lab.needles": (needles, ["--n_contexts=40", "--n_val_contexts=20"]),
     "-m docs.figures": (figures.figures, []),
 }
@@ -163,7 +167,7 @@ def test_its_links_lead_somewhere(page):
 @chapters
 def test_it_is_short_and_says_where_one_is(page):
     text = page.read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 200
+    assert len(re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL).splitlines()) < 200
     for alt, command in re.findall(r"!\[(.*?)\]\([^)]*\)\n?(.*)", text):
         assert len(alt) > 30  # what one sees there, for those who cannot
         assert re.search(r"`(python|bash) ", command)  # what draws it
