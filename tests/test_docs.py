@@ -34,6 +34,7 @@ from sample import sample
 from train import train
 
 PAGES = [ROOT / "docs/README.md", *sorted((ROOT / "docs").glob("[0-9]*.md"))]
+GUIDES = [ROOT / "docs/fair.md", ROOT / "docs/own-model.md"]
 chapters = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 # ---------------------------------------------------------------------------- code, and what it prints
@@ -114,7 +115,7 @@ def desk(corpus, tmp_path, monkeypatch):
     model.ATTENTION.update(before)
 
 
-@chapters
+@pytest.mark.parametrize("page", [*PAGES, *GUIDES], ids=lambda page: page.stem)
 def test_its_code_runs_and_prints_what_is_shown(page, desk):
     names, printed, before = {"__name__": "chapter"}, "", None
     for language, text in [*blocks(page), ("", "")]:

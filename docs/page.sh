@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# docs/page.html, the example that the README shows, from runs of docs/results.sh. Where there is a Chromium, also pictures of
+# it: docs/page.png for the README, and the whole page at three widths in out/, to be looked at.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+best() { # MECHANISM: the run of seed 1 at its best setting on tiny Shakespeare
+    python - "$1" <<'PYTHON'
+import json, sys
+print("out/text/" + json.load(open("docs/results/text/results.json"))["chosen"][sys.argv[1]] + "-1")
+PYTHON
+}
+python -m lab.page out/missing/{differential,vanilla}-0.002-1 "$(best differential)" "$(best vanilla)" --out=docs/page.html
+
+browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || exit 0
+picture() { # FILE WIDTH HEIGHT [PART]
+    "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --virtual-time-budget=5000 \
+        --window-size="$2,$3" --screenshot="$PWD/$1" "file://$PWD/docs/page.html${4:-}" 2> /dev/null
+}
+for width in 360 800 1600; do picture out/page-$width.png $width 4000; done
+picture docs/page.png 1100 900 "#live"
