@@ -1,0 +1,99 @@
+"""lab/course.py: a run that is looked at on its way is the run that nobody looked at."""
+
+import functools
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+import lab.course
+from conftest import metrics, mistake, same, small, weights
+from lab.compare import with_defaults
+from lab.course import course, follow, look_at
+from lab.maps import activations, cut, of_heads
+from plumbing.checkpoint import load_model
+from plumbing.dataset import load_dataset
+from train import train
+
+SHORT = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8, "batch_size": 4, "dropout": 0.0}
+SHORT |= {"warmup_iters": 2, "eval_interval": 3, "checkpoint_interval": 50, "lr_decay_iters": 6}
+
+
+@pytest.fixture
+def settings(corpus):
+    return with_defaults({**SHORT, "dataset": str(corpus), "attention": "differential", "seed": 1})
+
+
+def test_a_run_that_is_looked_at_is_the_run_that_never_stopped(settings, corpus):
+    rows = follow(Path("out/course"), settings, (0, 2, 6), 4)
+    options = {
+        name: value for name, value in SHORT.items() if name not in ("n_layer", "n_embd", "n_head", "block_size")
+    }
+    del options["dropout"]
+    train(
+        small(attention="differential", dropout=0.0),
+        **options,
+        dataset=str(corpus),
+        seed=1,
+        max_iters=6,
+        out_dir="out/never",
+    )
+    assert same(weights("course/differential-1"), weights("never"))
+    assert [row["step"] for row in rows] == [0, 2, 6]
+    assert rows[-1]["val_loss"] == metrics("never")[-1]["val_loss"] and rows[-1]["lam"] == metrics("never")[-1]["lam"]
+
+
+def test_what_was_looked_at_is_not_trained_again(settings, monkeypatch):
+    first = follow(Path("out/course"), settings, (0, 2), 4)
+    trained = []
+
+    @functools.wraps(train)
+    def noted(shape, **options):
+        trained.append(options["max_iters"])
+        return train(shape, **options)
+
+    monkeypatch.setattr(lab.course, "train", noted)
+    rows = follow(Path("out/course"), settings, (0, 2, 6), 4)
+    assert trained == [6] and rows[:2] == first and len(rows) == 3
+
+
+def test_numbers_are_means_over_heads_and_layers(settings, corpus):
+    follow(Path("out/course"), settings, (4,), 3)
+    row = look_at(Path("out/course/differential-1"), 3)
+    gpt, _ = load_model(Path("out/course/differential-1/ckpt.pt"))
+    x, _ = cut(load_dataset(str(corpus), "cpu", 8).val, 24, gpt)
+    assert x.shape == (3, 8)
+    with torch.no_grad():
+        inputs, _ = activations(gpt, x)
+        layers = [of_heads(block.attention, z) for block, z in zip(gpt.blocks, inputs, strict=True)]
+    heads = [head for layer in layers for head in layer]
+    for name in ("effective_tokens", "A1_A2_cosine", "negative_share"):
+        assert row[name] == pytest.approx(statistics.fmean(head[name] for head in heads))
+
+
+def test_its_report_has_a_row_for_each_look(corpus, capsys):
+    options = {name: value for name, value in SHORT.items() if name != "lr_decay_iters"}
+    rows = course(attentions=("vanilla", "differential"), seeds=(1,), steps=(0, 3), dataset=str(corpus), **options)
+    assert [(row["attention"], row["step"]) for row in rows] == [
+        (name, step) for name in ("vanilla", "differential") for step in (0, 3)
+    ]
+    folder = Path(f"out/course-{corpus.name}")
+    assert json.loads((folder / "results.json").read_text())["rows"] == rows
+    assert (folder / "course.png").stat().st_size > 10_000
+    assert "A1_A2_cosine" in rows[2] and "A1_A2_cosine" not in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps": (3, 2)}, "steps=3,2: must rise"),
+        ({"steps": (0,)}, "steps=0: must rise, to more than 0"),
+        ({"seed": 1}, "seed: is chosen for every run; give seeds"),
+        ({"lr_decay_iters": 9}, "lr_decay_iters: is chosen for every run"),
+        ({"jobs": 0}, "jobs=0: must be at least 1"),
+    ],
+)
+def test_what_cannot_be_followed_is_a_mistake(options, words, corpus):
+    assert words in mistake(course, dataset=str(corpus), **options)
