@@ -74,6 +74,7 @@ def analyze(
         shown = len(model.gpt.blocks) - 1 if layer is None else layer
         pictures.draw_maps(out, entry, model.gpt, ids.to(device), tokenizer, shown, head)
         pictures.draw_learned(out, entry)
+        pictures.draw_mixtures(out, entry)
     report = {"command": command(), "device": device_name(device)}
     report |= {name: value for name, value in provenance().items() if name in ("versions", "commit")}
     report |= {"source": source, "ngram": ngram, "key": KEY, "checkpoints": entries}
@@ -206,6 +207,7 @@ def measure(model, split, tokens, windows, ngram):
         entry["outliers"] = maps.all_outliers({"logits": visible_logits(gpt, inputs), "hidden": outputs})
         entry["interventions"] = interventions(gpt, inputs, x, y, nats, bar.update)
     entry["learned"] = learned(gpt, path)
+    entry["mixtures"] = maps.mixtures(gpt)
     if task := task_of(checkpoint):
         entry["needles"] = find_needles(gpt, **task)
     return entry

@@ -176,6 +176,14 @@ def of_heads(attention, x):
     return [{name: values[h] for name, values in means.items()} for h in range(len(means["row_sum"]))]
 
 
+def mixtures(gpt):
+    """{name: [HH of each layer]} of matrices that mix the maps of all heads, where the mechanism learns one."""
+    layers = [dict(block.attention.named_parameters(recurse=False)) for block in gpt.blocks]
+    H = gpt.blocks[0].attention.n_heads
+    names = [name for name, p in layers[0].items() if p.shape == (H, H)]
+    return {name: [layer[name].tolist() for layer in layers] for name in names}
+
+
 EDGES = 10 ** torch.linspace(-6, 0, 37)  # of the bins in which weights are counted, and their negatives
 EDGES = torch.cat((-EDGES.flip(0), EDGES))
 
@@ -309,6 +317,9 @@ KEY |= {f"A1_A2_{f.__name__}": first_paragraph(f) for f in (cosine, correlation)
 KEY |= {f"A1_{f.__name__}": f"Of A₁ instead of A: {first_paragraph(f)}" for f in (effective_tokens, on_first)}
 KEY |= {f"top_{i}": f"Number {i} of the sizes |x|, from the largest down." for i in (1, 2, 3, 10, 100)}
 KEY |= {
+    "mixtures": "Matrices that mix the maps of all heads, one per layer: how much of each map each head takes.",
+    "M": "Mixes maps, after softmax.",
+    "P": "Mixes scores, before softmax.",
     "tokens": "Tokens of the validation split on which losses are measured.",
     "windows": "Windows on which the numbers of heads, the weights and the outliers are measured.",
     "T": "Tokens per window.",

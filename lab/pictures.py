@@ -1,6 +1,5 @@
 """The figures of `lab.analyze`."""
 
-import math
 import re
 
 import numpy as np
@@ -11,7 +10,8 @@ from lab.maps import EDGES, activations, visible
 from lab.show import look
 from plumbing.figure import new_figure, plain, write_figure
 
-READABLE = 48  # tokens that can be read beside a heatmap
+READABLE = 32  # tokens that can be read beside a heatmap
+NEAR_ZERO = 1e-3  # colours of weights are on a logarithmic scale down to this, and linear from there to 0
 STYLES = ("-", "--", "-.", ":")
 
 
@@ -53,7 +53,7 @@ def spelled(ids, tokenizer):
 
 @torch.no_grad()
 def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
-    """maps-NAME.png: every head on the tokens ids. map-NAME.png: one of them, large; of differential also its parts."""
+    """maps-NAME.png: every head on the tokens ids. map-NAME.png: one of them, large; of differential also its A₁."""
     name = file_name(entry["name"])
     inputs, _ = activations(gpt, ids[None])
     maps = [block.attention.map(x)[0] for block, x in zip(gpt.blocks, inputs, strict=True)]
@@ -66,11 +66,9 @@ def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
 
     attention, shown = gpt.blocks[layer].attention, {"A": maps[layer][head]}
     if is_difference(attention, inputs[layer]):
-        A1, A2 = (A[0, head] for A in attention.maps(inputs[layer]))
-        shown = {"A₁": A1, "A₂": A2, "λA₂": attention.lam * A2, "A = A₁ − λA₂": shown["A"]}
-    n = math.ceil(math.sqrt(len(shown)))
-    side = max(4.5, 0.15 * min(len(ids), READABLE))
-    figure, grid = new_figure(n * side + 1, n * side + 0.5, n, n)
+        shown = {"A₁": attention.maps(inputs[layer])[0][0, head], "A = A₁ − λA₂": shown["A"]}
+    side = max(4.5, 0.2 * min(len(ids), READABLE))
+    figure, grid = new_figure(side + 1, len(shown) * side + 0.5, len(shown), 1)
     words = spelled(ids.tolist(), tokenizer) if len(ids) <= READABLE else None
     heatmaps(figure, grid, list(shown.items()), words)
     title = f"Layer {layer}, head {head}: a row is a token that looks, a column what it sees (−: negative)"
@@ -78,24 +76,33 @@ def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
     write_figure(out / f"map-{name}.png", figure)
 
 
+def signed_colors():
+    """Orange above the middle, blue below, as on the page of lab.page."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("signed", ("#00407a", "#0068be", "white", "#d66e00", "#7a3c00"))
+
+
 def heatmaps(figure, grid, maps, words):
-    """Each (title, A TT) of `maps` in one of the axes `grid`, all on one scale with 0 in the middle."""
+    """Each (title, A TT) of `maps` in one of the axes `grid`, on one scale: orange above 0, blue and marked below."""
+    from matplotlib.colors import SymLogNorm
+
     hidden = ~visible(maps[0][1].size(-1))
     drawn = [np.ma.array(A.float().cpu().numpy(), mask=hidden.numpy()) for _, A in maps]
-    largest = max(abs(A).max() for A in drawn)
+    largest = max(2 * NEAR_ZERO, *(abs(A).max() for A in drawn))
+    norm = SymLogNorm(NEAR_ZERO, linscale=0.3, vmin=-largest, vmax=largest)
     for axes, (title, _), A in zip(grid, maps, drawn, strict=True):
-        image = axes.imshow(A, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+        image = axes.imshow(A, cmap=signed_colors(), norm=norm, interpolation="nearest")
         if words:  # in grey, too, it shows which are negative
-            for color, least, most in (("white", largest / 2, largest), ("black", largest / 50, largest / 2)):
-                y, x = np.nonzero((least < -A) & (most >= -A))
-                axes.plot(x, y, ls="", marker="_", ms=3, color=color)
+            y, x = np.nonzero((-A > NEAR_ZERO).filled(False))
+            axes.plot(x, y, ls="", marker="_", ms=5, color="white")
         axes.set_facecolor("0.88")
         axes.set_title(title, fontsize=8 if words is None else 11)
         if words is None:
             axes.tick_params(labelsize=6)
         else:
-            axes.set_xticks(range(len(words)), words, fontsize=7, parse_math=False, family="DejaVu Sans")
-            axes.set_yticks(range(len(words)), words, fontsize=7, parse_math=False, family="DejaVu Sans")
+            axes.set_xticks(range(len(words)), words, fontsize=9, parse_math=False, family="DejaVu Sans")
+            axes.set_yticks(range(len(words)), words, fontsize=9, parse_math=False, family="DejaVu Sans")
     figure.colorbar(image, ax=grid, label="weight (grey: the future, hidden)", shrink=0.6)
 
 
@@ -113,6 +120,23 @@ def draw_learned(out, entry):
         axes.set(xlabel="step", ylabel="λ" if name == "lam" else f"{name}, mean over the heads of a layer")
         axes.set_title(description(entry), fontsize=9)
         axes.grid(alpha=0.3)
+        write_figure(out / f"{name}-{file_name(entry['name'])}.png", figure)
+
+
+def draw_mixtures(out, entry):
+    """M-NAME.png or P-NAME.png: a matrix that mixes heads, of each layer, with its numbers."""
+    for name, layers in entry["mixtures"].items():
+        figure, grid = new_figure(1 + 3.4 * len(layers), 4, 1, len(layers))
+        largest = np.abs(layers).max()
+        for i, (axes, M) in enumerate(zip(grid, layers, strict=True)):
+            axes.imshow(M, cmap=signed_colors(), vmin=-largest, vmax=largest)
+            for (h, g), number in np.ndenumerate(M):
+                color = "white" if abs(number) > 0.6 * largest else "black"
+                axes.annotate(
+                    f"{number:.1f}".replace("-", "−"), (g, h), ha="center", va="center", fontsize=7, color=color
+                )
+            axes.set(title=f"layer {i}", xlabel="of map", ylabel="head")
+        figure.suptitle(f"{name}: how much of each map each head takes\n{description(entry)}", fontsize=9)
         write_figure(out / f"{name}-{file_name(entry['name'])}.png", figure)
 
 

@@ -315,3 +315,16 @@ def test_learned_numbers_of_another_shape_are_not_drawn(runs):
     rows.write_text("".join(json.dumps(row) + "\n" for row in odd) + rows.read_text())
     course = analyze("run")["checkpoints"][0]["learned"]["lam"]["over_training"]
     assert [len(row) for row in course] == [3, 3]
+
+
+def test_matrices_that_mix_heads_are_in_the_report_and_drawn(go):
+    go("mixed", attention="talking-heads")
+    (entry,) = analyze("out/mixed", tokens=64, windows=2)["checkpoints"]
+    gpt, _ = load_model("out/mixed")
+    for name in ("M", "P"):
+        layers = [getattr(block.attention, name).tolist() for block in gpt.blocks]
+        assert entry["mixtures"][name] == layers and name in KEY
+        assert Path(f"out/analysis/{name}-talking-heads.png").stat().st_size > 10_000
+    go("plain")
+    (entry,) = analyze("out/plain", tokens=64, windows=2)["checkpoints"]
+    assert entry["mixtures"] == {}
