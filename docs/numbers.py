@@ -48,7 +48,7 @@ def value(text):
 def numbers():
     """(page, text): what the pages say of docs/results, computed from there again."""
     of_text = (of_losses, of_first_weights, of_maps, of_interventions, of_lambda, of_speed, of_mistakes)
-    for some in (*of_text, of_missing, of_one_layer):
+    for some in (*of_text, of_missing, of_course, of_one_layer):
         yield from some()
 
 
@@ -249,6 +249,23 @@ def of_missing():
         for key in solved[0][kind].keys() - {name for name in solved[0][kind] if "alone" in name}:
             some = [entry[kind][key] for entry in solved]
             yield "results.md", f"| {key} | {np.mean(some):.2f} ± {np.std(some, ddof=1):.2f} |"
+
+
+def of_course():
+    """Maps over training on the task."""
+    rows = {}
+    for row in results("course-missing")["rows"]:
+        rows.setdefault((row["attention"], row["step"]), []).append(row)
+
+    def mean(name, step, attention="differential"):
+        return np.mean([row[name] for row in rows[attention, step]])
+
+    yield "04-near-zero.md", f"falls from {mean('A1_A2_cosine', 50):.2f} to {mean('A1_A2_cosine', 100):.2f}"
+    yield "04-near-zero.md", ", ".join(f"{mean('accuracy', step):.2f} at step {step}" for step in (75, 100, 150))
+    sharp = mean("effective_tokens", 400, "vanilla"), mean("effective_tokens", 400, "lambda-zero")
+    yield "04-near-zero.md", f"with {sharp[0]:.1f} effective tokens"
+    yield "04-near-zero.md", f"with {sharp[1]:.1f}: both"
+    yield "04-near-zero.md", f"$A_1$ of differential, {mean('A1_effective_tokens', 400):.1f}"
 
 
 def accuracy(row):

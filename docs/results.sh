@@ -62,6 +62,10 @@ keep missing-long results.json accuracy.png
 python -m lab.tune config/missing.toml --init_stds=0.02,0.088,0.125 --learning_rates=1e-3,2e-3,4e-3 --n_heads=2,4,8 \
     --seeds=1,2,3,4,5,6,7,8 --jobs=2 --out_dir=out/missing-tune
 keep missing-tune results.json
+# When does it happen? λ, both maps and minus signs over training. Decides about a conjecture (a head dares to be sharp where a
+# second map can correct it): it is wrong if A₁ is not sharper than the map of lambda-zero at the end, in the mean of four seeds.
+python -m lab.course config/missing.toml --steps=0,25,50,75,100,150,200,400 --jobs=2 --out_dir=out/course-missing
+keep course-missing results.json course.png
 python -m lab.solved out/missing/differential-0.002-{1,2,3,4,5,6,7,8} --out_dir=out/solved
 keep solved solved.json
 cp out/solved/answer-out-missing-differential-0.002-1.png docs/results/solved/answer-1.png

@@ -103,8 +103,8 @@ def look_at(folder, windows):
 
 
 def draw(path, rows, dataset):
-    """Four panels against steps: how alike both maps are, how sharp, how negative, and λ of each layer."""
-    figure, (alike, sharp, negative, lam) = new_figure(15, 3.8, 1, 4)
+    """Four panels against steps: λ of each layer, how alike both maps are, how negative, how sharp."""
+    figure, (lam, alike, negative, sharp) = new_figure(9, 7, 2, 2)
     for attention in dict.fromkeys(row["attention"] for row in rows):
         style = {name: value for name, value in look(attention).items() if name != "ls"}
         curve(sharp, rows, attention, "effective_tokens", label=f"{attention}: A", **style)
