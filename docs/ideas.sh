@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 denominators=sink,layer-sink,softmax1-but-last,exp-minus-one,softpick,sigmoid,no-softmax,threshold,cold,cold-cosine
 differences=sum,add-only,rectified,gate,heaviside,surprise,log-sigmoid,decorrelated,scores
 lambdas=head-lambda,token-lambda,v2,minus-even,hierarchical,factored,grown,dex
-mixtures=mixed,unit-mix,mixed-by-token,talking-heads
+mixtures=mixed,unit-mix,mixed-by-token,talking-heads,talking-differential
 positions=nope-vanilla,nope-differential,alibi-vanilla,alibi-differential,xpos-vanilla,xpos-differential
 selections=selective,selective-differential
 parts=no-norm,no-scale,fixed-lambda,lambda-zero,tied,tied-0.9,init-0.8,init-0.5,normed-vanilla,wide-values

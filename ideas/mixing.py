@@ -9,6 +9,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from ideas.ablations import FixedLambda
+from ideas.difference import OneMap
 from model import Attention, softmax
 
 
@@ -71,7 +73,7 @@ class TalkingHeads(Mixed):
         self.P = nn.Parameter(torch.eye(self.n_heads))
 
     def mix(self, x, q, k, v):
-        return self.attend(q, k, v, self.weights)
+        return self.attend(q, k, v, self.weights).to(x.dtype)
 
     def weights(self, S):
         future = S[:, :1] == -math.inf
@@ -82,9 +84,22 @@ class TalkingHeads(Mixed):
         return super().flops(n) + 2 * self.P.numel() * n
 
 
+class TalkingDifferential(TalkingHeads, OneMap, FixedLambda):
+    """talking-differential: talking-heads with H/2 rows in M, which begins as a difference: 1 and −λ_init for the two
+
+    maps of each head, 0 for the others. Wide values and the norm are those of differential. Stores A.
+    """
+
+    def __init__(self, config, depth):
+        super().__init__(config, depth)
+        self.P = nn.Parameter(torch.eye(self.n_maps))
+        self.M = nn.Parameter(self.M.detach().kron(torch.tensor([[1, -self.lam_init]])))
+
+
 MIXTURES = {
     "mixed": Mixed,
     "unit-mix": UnitMix,
     "mixed-by-token": MixedByToken,
     "talking-heads": TalkingHeads,
+    "talking-differential": TalkingDifferential,
 }

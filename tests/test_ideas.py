@@ -20,7 +20,7 @@ from ideas.positions import POSITIONS
 from ideas.retrofit import RETROFITS
 from ideas.selection import SELECTIONS
 from ideas.steps import STEPS
-from model import ATTENTION, Differential, pairs, softmax
+from model import ATTENTION, Differential, GPTConfig, pairs, softmax
 
 IDEAS = ABLATIONS | DENOMINATORS | DIFFERENCES | LAMBDAS | MIXTURES | POSITIONS | RETROFITS | SELECTIONS | STEPS
 C, H, D = laws.SMALL["n_embd"], 4, 8
@@ -31,6 +31,7 @@ MORE_NUMBERS = dict.fromkeys(IDEAS, 0) | {
     **{"gate": 2 * D, "heaviside": V1, "log-sigmoid": 2 * H // 2, "decorrelated": V1, "head-lambda": 2 * 4 * D + 2 * D},
     **{"token-lambda": C * H // 2, "v2": C * C + C * H, "minus-even": H, "mixed": H * H, "unit-mix": H * H},
     **{"mixed-by-token": H * H + C * 4 * H + 4 * H * H * H, "talking-heads": 2 * H * H, "nope-differential": V1},
+    "talking-differential": H * H + H * H // 2 + 2 * D,
     **{"alibi-differential": V1, "xpos-differential": V1, "grown": C * C + H, "dex": D * D},
     **{"selective-differential": V1, "hierarchical": C * C + H, "factored": H // 2},
 }
@@ -296,7 +297,7 @@ DEFINITIONS = {
     "mixed": mixture(lambda layer, x: layer.M),
     "unit-mix": mixture(lambda layer, x: layer.M / layer.M.norm(dim=1, keepdim=True)),
     "mixed-by-token": mixture(by_token),
-    "talking-heads": talking,
+    **dict.fromkeys(("talking-heads", "talking-differential"), talking),
     **dict.fromkeys(("nope-vanilla", "xpos-vanilla", "dex"), laws.loop_vanilla),
     **dict.fromkeys(("nope-differential", "xpos-differential"), V1_MAP),
     "alibi-vanilla": of_scores(alibi),
@@ -351,6 +352,16 @@ def test_lambda_starts_where_the_name_says_also_in_the_factor(name, start, depth
             p.zero_()
         assert layer.lam.item() == pytest.approx(start)
         torch.testing.assert_close(layer.norm(y), (1 - start) * layer.head_norm(y))
+
+
+def test_talking_differential_begins_as_a_difference():
+    layer, x = laws.layer("talking-differential"), laws.inputs()
+    fresh = ATTENTION["talking-differential"](GPTConfig("talking-differential", **laws.SMALL), 1)
+    with torch.no_grad():
+        layer.M.copy_(fresh.M)
+        layer.P.copy_(fresh.P)
+    A1, A2 = both_maps(layer, x)
+    torch.testing.assert_close(layer.map(x), A1 - fresh.lam_init * A2)
 
 
 def test_add_only_never_subtracts_and_sum_may():
