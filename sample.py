@@ -1,6 +1,6 @@
 """Text from a checkpoint: `python sample.py out/NAME --prompt="def "`. The checkpoint is all it needs."""
 
-from itertools import chain
+from itertools import chain, tee
 from typing import Annotated
 
 import torch
@@ -20,15 +20,15 @@ def sample(
     prompt: str | None = None,  # text to continue; none: a new line
     start: str | None = None,  # nanoGPT's name for --prompt; FILE:name reads a file
     prompt_file: str | None = None,  # file that holds the text to continue
-    num_samples: PositiveInt = 1,  # number of continuations
+    num_samples: PositiveInt = 1,  # number of continuations, which are computed together
     max_new_tokens: PositiveInt = 500,  # tokens per continuation
     temperature: NonNegativeFloat = 0.8,  # 0 takes the likeliest token; 1 draws as the model says; more is more random
     top_k: PositiveInt | None = None,  # draw only from the k likeliest tokens; none: from all
     top_p: Annotated[float, "more than 0 and at most 1"] | None = None,  # only from the likeliest that sum to p
-    seed: Seed = 1337,  # seed of the first continuation; the next ones take seed + 1, seed + 2 ...
+    seed: Seed = 1337,  # seed of what is drawn
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu
 ):
-    """Print text with which a trained model continues a prompt, as it comes. Returns the texts."""
+    """Print text with which a trained model continues a prompt, the first one as it comes. Returns the texts."""
     check_ranges(sample, locals())
     path = only_one(CHECKPOINT=checkpoint, out_dir=out_dir)
     if path is None:
@@ -38,15 +38,16 @@ def sample(
     gpt, saved = load_model(path, device)
     tokenizer = Tokenizer.thaw(saved["tokenizer"], path)
     ids = tokenizer.encode(text or "\n", prompt_file or "the prompt").astype("int64")
-    first = torch.from_numpy(ids)[None].to(device)
+    prompts = torch.from_numpy(ids).expand(num_samples, -1).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    steps = gpt.generate(prompts, max_new_tokens, temperature, top_k, top_p, generator)
 
     texts = []
-    for i in range(num_samples):
-        generator = torch.Generator(device).manual_seed(seed + i)
-        tokens = gpt.generate(first, max_new_tokens, temperature, top_k, top_p, generator)
+    for i, mine in enumerate(tee(steps, num_samples)):  # each step has a token for every text
         texts.append("")
         try:
-            for piece in tokenizer.stream(chain(ids.tolist(), (token.item() for token in tokens))):
+            tokens = (step[i].item() for step in mine)
+            for piece in tokenizer.stream(chain(ids.tolist(), tokens)):
                 texts[-1] += piece
                 print(piece, end="", flush=True)
         except RuntimeError as error:

@@ -61,6 +61,23 @@ def test_the_seed_decides(trained, capsys):
     assert texts[0][0] != texts[0][1]
 
 
+def test_several_samples_are_one_batch(trained, monkeypatch, capsys):
+    """As many calls of the model as for one sample; and each is what the model says of its own text."""
+    calls = []
+    original = GPT.forward
+
+    def forward(self, tokens, *args, **options):
+        calls.append(tokens.shape)
+        return original(self, tokens, *args, **options)
+
+    monkeypatch.setattr(GPT, "forward", forward)
+    one = sample(str(trained), prompt="to be", temperature=0, max_new_tokens=40)
+    n, _ = len(calls), calls.clear()
+    three = sample(str(trained), prompt="to be", temperature=0, max_new_tokens=40, num_samples=3)
+    assert len(calls) == n and {shape[0] for shape in calls} == {3}
+    assert three == one * 3
+
+
 def test_samples_are_separated(trained, capsys):
     texts = sample(str(trained), num_samples=3, max_new_tokens=4)
     assert capsys.readouterr().out == "\n---------------\n".join(texts) + "\n"
