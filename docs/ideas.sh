@@ -15,7 +15,7 @@ lambdas=head-lambda,token-lambda,v2,minus-even,hierarchical,factored,grown,dex
 mixtures=mixed,unit-mix,mixed-by-token,talking-heads,talking-differential
 positions=nope-vanilla,nope-differential,alibi-vanilla,alibi-differential,xpos-vanilla,xpos-differential
 selections=selective,selective-differential
-parts=no-norm,no-scale,fixed-lambda,lambda-zero,tied,tied-0.9,init-0.8,init-0.5,normed-vanilla,wide-values
+parts=no-norm,no-scale,fixed-lambda,lambda-zero,tied,tied-0.9,tied-narrow,init-0.8,init-0.5,normed-vanilla,wide-values
 all=vanilla,softmax1,temperature,differential,$denominators,$differences,$lambdas,$mixtures,$positions,$selections,$parts
 recipe=(config/cpu.toml --dataset=tinyshakespeare --init_std=0.088 --learning_rate=2e-3 --n_head=8 --jobs=2)
 

@@ -60,6 +60,15 @@ class Tied09(Tied):
         self.lam_init = 0.9
 
 
+class TiedNarrow(Tied09):
+    """tied-narrow: tied-0.9 with values as wide as those of vanilla; C² fewer numbers per layer."""
+
+    def __init__(self, config, depth):
+        super().__init__(config, depth)
+        C, self.E = config.n_embd, self.D
+        self.qkv, self.out = nn.Linear(C, 2 * C + C // 2, bias=False), nn.Linear(C // 2, C, bias=False)
+
+
 class NormedVanilla(Attention):
     """normed-vanilla: y = RMSNorm(softmax(S) V) per head, with one gain for all heads."""
 
@@ -87,6 +96,7 @@ ABLATIONS = {
     "lambda-zero": LambdaZero,
     "tied": Tied,
     "tied-0.9": Tied09,
+    "tied-narrow": TiedNarrow,
     "normed-vanilla": NormedVanilla,
     "wide-values": WideValues,
 }

@@ -61,6 +61,14 @@ def test_likeness_of_two_maps():
     assert maps.head_cosine(torch.cat((A1, A2, A2), 1))[0].tolist() == pytest.approx([0.5, 0.75, 0.75])
 
 
+def test_zeros_that_are_zero_before_anything_is_subtracted():
+    A1 = torch.tensor([[[[1.0, 0.0, 0.0], [0.4, 0.6, 0.0], [0.0, 0.5, 0.5]]]])
+    A = torch.tensor([[[[0.5, 0.0, 0.0], [0.0, 0.2, 0.0], [0.0005, 0.5, -0.0005]]]])
+    assert maps.zero_by_itself(A1, A).item() == pytest.approx(1 / 3)  # of (1, 0), (2, 0) and (2, 2) only (2, 0)
+    assert maps.zero_by_itself(A1, A1).item() == 1
+    assert maps.zero_by_itself(A1, torch.ones(1, 1, 3, 3)).item() == 0
+
+
 def test_context_is_as_long_as_its_values_or_shorter():
     v = torch.tensor([[[[3.0, 4.0], [-3.0, -4.0]]]])
     assert maps.context_rms(torch.eye(2)[None, None], v).item() == pytest.approx(1)
