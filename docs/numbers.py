@@ -203,7 +203,7 @@ def of_mistakes():
 
 def of_missing():
     """Which one is missing? Accuracy at the end and when it was 99 %, of every mechanism, control and tuned setting."""
-    for name in ("missing", "missing-long", "missing-controls", "missing-tune"):
+    for name in ("missing", "missing-long", "missing-controls", "missing-narrow", "missing-tune"):
         for row in results(name)["table"]:
             yield "results.md", f"| {accuracy(row)} | {solved_at(row)} |"
     for name, items in (("1-layers", 12), ("4-layers", 12), ("6", 6), ("24", 24), ("48", 48)):
@@ -239,8 +239,9 @@ def of_missing():
     first, second = (next(r for r in solved[0]["answering"] if r["map"] == name) for name in ("A₁", "A₂"))  # of layer 0
     shares = [f"{row[where]:.2f}" for row in (first, second) for where in ("first", "second")]
     yield "results.md", "$A_1$ has {} of its weight on the first and {} on the second, $A_2$ {} and {}.".format(*shares)
-    controls = {row["attention"]: accuracy(row) for row in results("missing-controls")["table"]}
-    for name in ("tied-0.9", "tied", "add-only", "wide-values", "normed-vanilla"):
+    rows = [row for name in ("missing-controls", "missing-narrow") for row in results(name)["table"]]
+    controls = {row["attention"]: accuracy(row) for row in rows}
+    for name in ("tied-0.9", "tied-narrow", "tied", "add-only", "wide-values", "normed-vanilla"):
         yield "00-a-task.md", f"(`{name}`) | {controls[name]} |"
     nine, fifteen = (np.mean([entry["by_n_items"][n] for entry in solved]) for n in ("9", "15"))
     yield "00-a-task.md", f"It does, with {nine:.2f} and {fifteen:.2f}"

@@ -52,9 +52,11 @@ keep analysis-needles-seeds analysis.json
 # the preset and with each mechanism at its best of 27 settings; and it is the sign that helps if add-only, wide-values and
 # lambda-zero stay with vanilla. Faster learning, not a better end, if vanilla too is above 99 % after 1600 steps.
 [ -d data/missing ] || python -m lab.missing
-controls=add-only,no-norm,fixed-lambda,lambda-zero,wide-values,normed-vanilla,sum,v2,tied,tied-0.9,tied-narrow,init-0.8,init-0.5,no-scale
+controls=add-only,no-norm,fixed-lambda,lambda-zero,wide-values,normed-vanilla,sum,v2,tied,tied-0.9,init-0.8,init-0.5,no-scale
 python -m lab.compare config/missing.toml --attentions=vanilla,differential,$controls --seeds=1,2,3,4 --jobs=2 --out_dir=out/missing-controls
 keep missing-controls results.json
+python -m lab.compare config/missing.toml --attentions=vanilla,tied-narrow --seeds=1,2,3,4 --jobs=2 --out_dir=out/missing-narrow
+keep missing-narrow results.json
 python -m lab.compare config/missing.toml --seeds=1,2,3,4,5,6,7,8 --jobs=2 --out_dir=out/missing
 keep missing results.json accuracy.png lam.png
 python -m lab.compare config/missing.toml --seeds=1,2,3,4 --max_iters=1600 --jobs=2 --out_dir=out/missing-long
