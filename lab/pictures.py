@@ -87,6 +87,7 @@ def heatmaps(figure, grid, maps, words):
     """Each (title, A TT) of `maps` in one of the axes `grid`, on one scale: orange above 0, blue and marked below."""
     from matplotlib.colors import SymLogNorm
 
+    figure.get_layout_engine().set(w_pad=0.12)  # inches, for the words on the left
     hidden = ~visible(maps[0][1].size(-1))
     drawn = [np.ma.array(A.float().cpu().numpy(), mask=hidden.numpy()) for _, A in maps]
     largest = max(2 * NEAR_ZERO, *(abs(A).max() for A in drawn))

@@ -149,7 +149,9 @@ def test_records_name_no_path_of_a_machine():
 
 
 def heading_ids(page):
-    """The anchors that GitHub makes of a page's headings."""
+    """The anchors that GitHub makes of a page's headings; of an HTML page its ids."""
+    if page.suffix == ".html":
+        return {*re.findall(r'id="([^"]+)"', page.read_text(encoding="utf-8"))}
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]|\]\(.*?\)", "", h).lower()).replace(" ", "-") for h in headings}
 
