@@ -26,12 +26,13 @@ checkpoints() { # NAME RATE SEED...: the runs of out/NAME
 [ -d data/stdlib ] || python prepare.py stdlib
 [ -d data/needles ] || python -m lab.needles
 
-python -m lab.compare config/cpu.toml --dataset=tinyshakespeare --eval_interval=200 --jobs=2 --out_dir=out/shakespeare
+old=(config/cpu.toml --init_std=0.02 --learning_rate=3e-3 --eval_interval=200 --jobs=2) # the recipe of entries 1 to 7
+python -m lab.compare "${old[@]}" --dataset=tinyshakespeare --out_dir=out/shakespeare
 mkdir -p docs/results/first-weights # entry 7; docs/results/shakespeare keeps the runs of entry 1, from other first weights
 cp out/shakespeare/{results.json,loss.png} docs/results/first-weights
-python -m lab.compare config/cpu.toml --dataset=tinyshakespeare --eval_interval=200 --equal=time --jobs=2 --out_dir=out/equal-time
+python -m lab.compare "${old[@]}" --dataset=tinyshakespeare --equal=time --out_dir=out/equal-time
 keep equal-time results.json loss.png
-python -m lab.compare config/cpu.toml --eval_interval=200 --jobs=2 --out_dir=out/stdlib
+python -m lab.compare "${old[@]}" --out_dir=out/stdlib
 keep stdlib results.json loss.png lam.png
 python -m lab.compare config/needles.toml --seeds=1,2,3 --jobs=2 --out_dir=out/needles
 keep needles results.json loss.png needles.png lam.png
@@ -94,15 +95,25 @@ text=(config/cpu.toml --jobs=2) five=vanilla,softmax1,temperature,differential,v
 python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=$five --init_stds=0.02,0.088 \
     --learning_rates=1e-3,2e-3,4e-3 --n_heads=4,8 --tuning_seeds=101,102 --out_dir=out/text
 keep text results.json loss.png lam.png
-python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla --n_embd=136 --chosen_in=out/text/results.json \
+python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla --n_embd=136 --chosen_in=docs/results/text/results.json \
     --out_dir=out/text-wider
 keep text-wider results.json
-python -m lab.tune "${text[@]}" --dataset=stdlib --attentions=$five --chosen_in=out/text/results.json --out_dir=out/code
+python -m lab.tune "${text[@]}" --dataset=stdlib --attentions=$five --chosen_in=docs/results/text/results.json --out_dir=out/code
 keep code results.json loss.png
+fair() { # SEED...: the runs of out/text with these seeds, each mechanism at its best
+    for attention in vanilla softmax1 temperature differential; do
+        setting=$(python -c "import json; print(json.load(open('docs/results/text/results.json'))['chosen']['$attention'])")
+        for seed in "$@"; do echo "out/text/$setting-$seed"; done
+    done
+}
+look analysis-text $(fair 1)
+keep analysis-text analysis.json {map,maps}-{vanilla,softmax1,temperature,differential}.png weights.png losses.png
+look analysis-text-seeds $(fair 1 2 3 4 5 6) --tokens=16384
+keep analysis-text-seeds analysis.json
 # Longer and wider, each mechanism at the setting that it has above. Decides: the lag grows (or closes) if all of three seeds
 # have a larger (or smaller) difference to vanilla than the mean over six seeds above, by more than its standard deviation.
 for change in block_size=256 max_iters=4800; do
-    python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla,differential --chosen_in=out/text/results.json \
+    python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla,differential --chosen_in=docs/results/text/results.json \
         --$change --seeds=1,2,3 --out_dir=out/text-$change
     keep text-$change results.json
 done
