@@ -11,8 +11,10 @@ import torch
 
 from configurable import UsageError, run
 from docs.numbers import DOCS, MISTAKES, drifted, numbers, results
+from lab.charts import draw_accuracies
 from lab.compare import differences, paired
-from lab.show import look
+from lab.one_layer import least_error
+from lab.show import THE_FOUR, look
 from model import softmax1
 from plumbing.figure import new_figure, write_figure
 
@@ -28,7 +30,7 @@ def figures(
             raise UsageError("; ".join(f"{page} lacks {text!r}" for page, text in missing))
         return print(f"{len([*numbers()])} texts with numbers are what docs/results says")
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    for draw in (hull, floor, without, subtraction, pole, schedule, mistakes):
+    for draw in (hull, floor, without, subtraction, pole, schedule, mistakes, summary):
         figure = draw()
         write_figure(Path(out_dir) / f"{draw.__name__}.png", figure)
         print(Path(out_dir) / f"{draw.__name__}.png")
@@ -180,6 +182,52 @@ def mistakes():
     ax.set_title("One circle per seed; the mean and its 95 % interval", fontsize=10)
     ax.grid(alpha=0.3)
     return figure
+
+
+def summary():
+    """Results: a task that subtraction solves, what decides whether vanilla is level, and text."""
+    figure, (left, middle, right) = panels(3, 4.2, 4.8)
+    runs = results("missing")["runs"]
+    draw_accuracies({name: [run for run in runs if run["attention"] == name] for name in THE_FOUR}, left)
+    left.set_title("ahead: which item is missing?", fontsize=11)
+    draw_widths(middle)
+    middle.set_title("what decides: is there room for both signs?", fontsize=11)
+    draw_texts(right)
+    right.set_title("level or behind: the next letter of a text", fontsize=11)
+    for ax in (left, middle, right):
+        ax.grid(alpha=0.3)
+    return figure
+
+
+def draw_widths(axes):
+    """Noise that all values share: the error of each seed against the channels of a value, σ = 1 and n = 16."""
+    runs = [*results("noise-narrow")["runs"], *results("noise")["runs"]]
+    for i, (name, label) in enumerate(
+        (("vanilla", "vanilla, two heads"), ("no-norm", "differential without its norm"))
+    ):
+        style = look({"no-norm": "differential"}.get(name, name)) | {"ls": ""}
+        mine = [r for r in runs if (r["attention"], r["n_items"], r["sigma"]) == (name, 16, 1)]
+        x, y = [r["width"] + 2 * i - 1 for r in mine], [r["error"] for r in mine]
+        axes.plot(x, y, label=label, mfc="none", ms=6, **style)
+    axes.axhline(least_error(1, 16), color="0.4", ls=":", label="derived for a difference")
+    axes.set(xlabel="channels of a value, of 64 in the model", xticks=(16, 32, 48), xlim=(8, 56), ylim=(0, 0.56))
+    axes.set(ylabel="error, a mark per seed")
+    axes.legend(fontsize=8, loc="center left")
+
+
+def draw_texts(axes):
+    """Each mechanism's paired difference to vanilla on two texts, both at their best settings, with 95 % intervals."""
+    names = ("softmax1", "temperature", "v2", "differential")
+    for text, label, shift, fill in (("text", "Shakespeare", -0.15, "full"), ("code", "code", 0.15, "none")):
+        of = {row["attention"]: row["difference"] for row in results(text)["table"] if "difference" in row}
+        for i, name in enumerate(names):
+            style = {"color": look(name)["color"], "marker": look(name)["marker"], "fillstyle": fill}
+            axes.errorbar([i + shift], [of[name]["mean"]], [of[name]["half"]], ls="", ms=6, capsize=4, **style)
+        axes.plot([], [], ls="", marker="o", color="0.3", fillstyle=fill, label=label)
+    axes.axhline(0, color="k", lw=0.8)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(xlim=(-0.6, 3.6), ylabel="loss − vanilla's, nats per byte")
+    axes.legend(fontsize=8)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # docs/page.html, the example that the README shows, from runs of docs/results.sh. Where there is a Chromium, also pictures of
-# it: docs/page.png for the README, and the whole page at three widths in out/, to be looked at.
+# it: docs/page.png for the README, and in out/ the whole page at three widths, to be looked at.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,9 +13,10 @@ PYTHON
 python -m lab.page out/missing/{differential,vanilla}-0.002-1 "$(best differential)" "$(best vanilla)" --out=docs/page.html
 
 browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || exit 0
-picture() { # FILE WIDTH HEIGHT [PART]
+picture() { # PAGE FILE WIDTH HEIGHT
     "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --virtual-time-budget=5000 \
-        --window-size="$2,$3" --screenshot="$PWD/$1" "file://$PWD/docs/page.html${4:-}" 2> /dev/null
+        --window-size="$3,$4" --screenshot="$PWD/$2" "file://$PWD/$1" 2> /dev/null
 }
-for width in 360 800 1600; do picture out/page-$width.png $width 4000; done
-picture docs/page.png 1100 900 "#live"
+for width in 360 800 1600; do picture docs/page.html out/page-$width.png $width 4200; done
+sed 's|</style>|#three, #many, h1, h1 + p, #made { display: none }</style>|' docs/page.html > out/live.html # its third part
+picture out/live.html docs/page.png 1200 1060

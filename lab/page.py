@@ -70,7 +70,8 @@ def exported(name, gpt, checkpoint):
         raise UsageError(f"{name} reads {checkpoint['data']['tokenizer']}: a page shows models of bytes")
     attention, options = gpt.blocks[0].attention, checkpoint["options"]
     trained = f"trained on {Path(options['dataset']).name} for {checkpoint['step']} steps"
-    about = f"{gpt.n_params() / 1e6:.2f}M parameters, {gpt.config.n_head} softmax maps per layer, {trained}"
+    maps = f"{gpt.config.n_head} softmax maps per layer, {attention.n_heads} head{'s' * (attention.n_heads > 1)}"
+    about = f"{gpt.n_params() / 1e6:.2f}M parameters, {maps}, {trained}"
     model = {"name": name, "about": about, "mechanism": gpt.config.attention}
     model |= {"missing": checkpoint["data"].get("missing"), "config": vars(gpt.config)}
     model |= {"kind": kind_of(name, attention), "pairs": attention.maps_per_head == 2}

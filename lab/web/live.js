@@ -11,7 +11,7 @@ const models = data.models.map(model => ({
 }));
 const TASKS = [
   ["Which one is missing?", models.filter(model => model.missing),
-    "The second list has the letters of the first in another order, but one of them is missing. Which one? Try it: move λ of the layer that is shown to 0, or take the second map away."],
+    "The second list has the letters of the first in another order, but one of them is missing. Which one? Look at the row of “?”: where it is orange a list is added, where it is blue it is subtracted. Letters of both lists cancel, and the missing one is left. Replace the negative weights by 0, or move each λ to 0, and see which layer did it. (A model that gives all letters nearly the same chance has not learned the task in so many steps; that does not show that it never could.)"],
   ["Text", models.filter(model => !model.missing),
     "The models guess the next letter of your text. Their loss is the mean of −ln p over its letters, p the probability of the one that is there: less is better."],
 ].filter(([, list]) => list.length);
@@ -324,11 +324,12 @@ function paint(canvas, name) {
 function showNext() {
   const { model, row, tokens } = live, parent = at("next");
   const [before, after] = [model.trained, model.changed].map(memory => probabilities(model, memory, row));
-  const best = [...after.keys()].sort((a, b) => after[b] - after[a]).slice(0, 6);
+  const best = [...after.keys()].sort((a, b) => after[b] - after[a]).slice(0, 6), right = row === tokens.length - 1 ? live.answer : null;
+  if (right !== null && !best.includes(right)) best[5] = right;
   at("next-title").textContent = `What comes after “${visible(tokens[row])}”${row < tokens.length - 1 ? `, where the text has “${visible(tokens[row + 1])}”` : ""}`;
   parent.replaceChildren();
   for (const byte of best) {
-    add(parent, "code", visible(byte));
+    add(parent, "code", byte === right ? `✓ ${visible(byte)}` : visible(byte));
     const bars = add(parent, "div");
     add(bars, "i", "", { style: `--p: ${after[byte]}` });
     add(bars, "i", "", { style: `--p: ${before[byte]}` });
@@ -341,7 +342,7 @@ function showNext() {
 at("text").value = data.text;
 at("text").oninput = () => { writing++; read(); refresh(); };
 for (const a of [-1, -.1, -.01, 0, .01, .1, 1])
-  add(at("scale"), "span", digits(a), { style: `background: ${colour(signed(a), strength(a) * .75)}` });
+  add(at("scale"), "span", digits(a), { style: `background: ${colour(signed(a), strength(a))}` });
 at("made").textContent = `Made by nanodiff, python -m lab.page, which also says what it costs that weights are rounded to ${data.alphabet.length} levels.`;
 matchMedia("(prefers-color-scheme: dark)").onchange = () => showMaps();
 if (TASKS.length) setTask(0); else at("live").hidden = true;

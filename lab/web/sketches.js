@@ -14,8 +14,9 @@ function showThree() {
   const names = list => (list.length > 1 ? "tokens " : "token ") + list.map(i => i + 1).join(" and ");
   at("three-said").className = gone.length === 2 ? "said found" : "said";
   at("three-said").textContent = `A sums to 1 − λ = ${digits(1 - three.lam)}. ` + (
-    gone.length === 3 ? "Everything cancels: the two rows of weights are alike."
-    : gone.length === 2 ? `Found: the weights of ${names(gone)} vanish together. For both, A₁ is λ times A₂, since their scores differ by as much in both rows. No softmax alone can do that.`
+    three.lam === 0 ? "Nothing is subtracted: A is A₁."
+    : gone.length === 3 ? "Everything cancels: the two rows of weights are alike."
+    : gone.length === 2 ? `Found: the weights of ${names(gone)} vanish together. For both, A₁ is λ times A₂: the first scores of these two tokens differ by as much as their second scores. No softmax alone can do that.`
     : gone.length ? `The weight of ${names(gone)} vanishes: there A₁ is just λ times A₂.`
     : below.length ? `Below zero: ${names(below)}, where λA₂ is larger than A₁. The output can leave the triangle of the values.`
     : "No weight is below zero: the output is one that a softmax could make, but shorter, since the weights sum to less than 1.");
@@ -105,12 +106,12 @@ function showMany() {
   draw(parent, "text", { x: right - 4, y: 22, "text-anchor": "end", style: `fill: ${colour("faint")}` }, "dashed: one softmax");
   draw(parent, "text", { x: right - 4, y: 38, "text-anchor": "end", style: `fill: ${colour("mark")}` }, "solid: A₁ − λA₂");
   const n = Math.round(10 ** many.n), { before, needle, other } = weightsOf(n), factor = ratio(n) / before;
-  const short = x => Number.isFinite(x) ? +x.toPrecision(2) >= 100 ? Math.round(x).toLocaleString("en") : String(+x.toPrecision(2)) : "any number of";
+  const short = x => Number.isFinite(x) ? (+x.toPrecision(2) >= 100 ? Math.round(x).toLocaleString("en") : String(+x.toPrecision(2))).replace("-", "−") : "any number of";
   const peak = weightsOf(10 ** .5).other * weightsOf(1e7).other < 0, others = other < 0 ? "the others' weights are negative" : "the others' weights are positive";
   at("many-said").textContent = `With ${n.toLocaleString("en")} tokens the needle has ${short(before)} times the weight of all others in A₁, and ${short(ratio(n))} times in A (${others}). ` + (
     Math.abs(needle) < 1e-9 && Math.abs(other) < 1e-12 ? "Everything cancels: both maps are alike."
     : needle <= 0 ? "Subtracting has taken the needle itself." : many.lam === 0 ? "With λ = 0 nothing is subtracted."
-    : factor > 1.02 ? `Subtracting pays: × ${short(factor)}.${peak ? " The peak is where λA₂ is just what A₁ gives the others, so that they vanish." : ""}`
+    : factor > 1.02 ? `Subtracting pays: × ${short(factor)}.${peak && factor > 10 ? " The peak is where λA₂ is just what A₁ gives the others, so that they vanish." : ""}`
     : factor > .98 ? "Subtracting changes nothing here."
     : `Subtracting hurts here: × ${short(factor)}. It takes more than the others had, and what is left of them has the other sign.`);
 }
@@ -125,5 +126,5 @@ showThree();
 slider(at("many-sliders"), "tokens, n", { min: .5, max: 7, step: .01, value: many.n }, n => { many.n = n; showMany(); }, log => Math.round(10 ** log).toLocaleString("en"));
 slider(at("many-sliders"), "gap of the needle", { min: 0, max: 14, step: .1, value: many.gap }, gap => { many.gap = gap; showMany(); }, x => digits(x, 1));
 slider(at("many-sliders"), "λ", { min: 0, max: 1, step: .01, value: many.lam }, lam => { many.lam = lam; showMany(); });
-slider(at("many-sliders"), "its gap in A₂ (0: A₂ is even)", { min: -4, max: 14, step: .1, value: many.second }, gap => { many.second = gap; showMany(); }, x => digits(x, 1));
+slider(at("many-sliders"), "gap of the needle in A₂ (0: A₂ is even)", { min: -4, max: 14, step: .1, value: many.second }, gap => { many.second = gap; showMany(); }, x => digits(x, 1));
 showMany();
