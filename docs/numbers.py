@@ -8,7 +8,7 @@ import numpy as np
 
 from configurable import UsageError
 from lab.analyze import summary
-from lab.compare import paired
+from lab.compare import paired, spread
 from lab.one_layer import best_lam, least_error
 from lab.one_layer import summary as of_settings
 from lab.show import THE_FOUR
@@ -47,7 +47,17 @@ def value(text):
 
 def numbers():
     """(page, text): what the pages say of docs/results, computed from there again."""
-    of_all = (of_losses, of_first_weights, of_text, of_maps, of_interventions, of_lambda, of_speed, of_mistakes)
+    of_all = (
+        of_losses,
+        of_first_weights,
+        of_text,
+        of_maps,
+        of_interventions,
+        of_fair_models,
+        of_lambda,
+        of_speed,
+        of_mistakes,
+    )
     for some in (*of_all, of_missing, of_course, of_one_layer):
         yield from some()
 
@@ -100,7 +110,9 @@ def of_text():
         if row["attention"] in THE_FOUR:
             yield "the README", f"| {row['attention']} | {loss_of(row, 3)} | {difference_of(row, 3)}".rstrip()
     yield "results.md", f"{loss_of(wider)} nats"
-    of = paired([row for row in text["runs"] if row["attention"] == "v2"] + results("text-wider")["runs"], "v2", "vanilla")
+    of = paired(
+        [row for row in text["runs"] if row["attention"] == "v2"] + results("text-wider")["runs"], "v2", "vanilla"
+    )
     yield "results.md", f"{signed(of['mean'], 4)} ± {of['half']:.4f}: its lead"
     yield "08-measured.md", f"{signed(of['mean'], 3)} ± {of['half']:.3f}."
     for row in code:
@@ -138,17 +150,17 @@ def difference_of(row, digits=4):
 
 
 @functools.cache
-def summaries():
+def summaries(folder):
     """{mechanism: the numbers of each seed's checkpoint}."""
     groups = {name: [] for name in THE_FOUR}
-    for entry in results("analysis-seeds")["checkpoints"]:
+    for entry in results(folder)["checkpoints"]:
         groups[entry["attention"]].append(summary(entry))
     return groups
 
 
-def seeds(name, what, digits):
+def seeds(name, what, digits, folder="analysis-seeds"):
     """Mean ± standard deviation over seeds of a number of a mechanism's checkpoints."""
-    values = [row[what] for row in summaries()[name]]
+    values = [row[what] for row in summaries(folder)[name]]
     mean, sd = np.mean(values), np.std(values, ddof=1)
     return f"{signed(mean, digits) if what[0] == 'Δ' else f'{mean:.{digits}f}'} ± {sd:.{digits}f}"
 
@@ -185,31 +197,48 @@ def of_interventions():
     yield "01-budget.md", f"is {seeds('vanilla', 'logits top_1', 0)}"
     yield "02-without-subtraction.md", f"Row sums of {seeds('softmax1', 'row_sum', 2)}"
     yield "02-without-subtraction.md", f"{seeds('temperature', 'effective_tokens', 1)} effective tokens"
-    for what, digits in (("effective_tokens", 1), ("at_most_0.001", 2), ("at_most_1e-05", 2)):
-        yield "04-near-zero.md", f"| {seeds('differential', what, digits)} | {seeds('vanilla', what, digits)} |"
-    for what in ("negative_share", "negative_mass"):
-        yield "04-near-zero.md", f"| {seeds('differential', what, 2)} | 0 |"
-    for what, digits in (("first token by 0", 3), ("A by its mean", 2)):
-        texts = [seeds(name, f"Δ loss, {what}", digits) for name in ("vanilla", "differential")]
-        yield "04-near-zero.md", f"| {' | '.join(texts)} |"
     for what in ("negative by 0", "λ by 0", "A₂ by its row's mean", "A₂ by its mean"):
-        yield "04-near-zero.md", f"| | {seeds('differential', f'Δ loss, {what}', 2)} |"
         yield "results.md", f"| {seeds('differential', f'Δ loss, {what}', 2)} |"
     for what, digits in (("logits top_1", 1), ("hidden top_1", 0)):
-        both = [seeds(name, what, digits) for name in ("vanilla", "differential")]
+        both = [seeds(name, what, digits, "analysis-text-seeds") for name in ("vanilla", "differential")]
         yield "08-measured.md", f"| {both[0]} → {both[1]} |"
-    both = [seeds(name, "Δ loss, logits in 4 bits", 3) for name in ("vanilla", "differential")]
+    both = [seeds(name, "Δ loss, logits in 4 bits", 3, "analysis-text-seeds") for name in ("vanilla", "differential")]
     yield "08-measured.md", f"loss {both[0]} → {both[1]}"
+    of = {a: {row["seed"]: row for row in summaries("analysis-text-seeds")[a]} for a in ("vanilla", "differential")}
+    lags = [
+        spread([of["differential"][seed][what] - of["vanilla"][seed][what] for seed in of["vanilla"]])
+        for what in ("loss of repeated n-grams", "loss of the rest")
+    ]
+    repeated, rest = (f"{signed(lag['mean'], 3)} ± {lag['half']:.3f}" for lag in lags)
+    yield "08-measured.md", f"| {repeated} there, {rest} elsewhere |"
+
+
+def of_fair_models():
+    """Inside the models of text that were tuned alike, as chapter 4 tells it."""
+
+    def both(what, digits):
+        return [seeds(name, what, digits, "analysis-text-seeds") for name in ("differential", "vanilla")]
+
+    small = (("at_most_0.001", 2), ("at_most_1e-05", 2), ("gradient_at_most_0.001", 3), ("output_overlap", 2))
+    for what, digits in (("effective_tokens", 1), *small):
+        yield "04-near-zero.md", f"| {' | '.join(both(what, digits))} |"
+    for what in ("negative_share", "negative_mass"):
+        yield "04-near-zero.md", f"| {both(what, 2)[0]} | 0 |"
+    for what, digits in (("first token by 0", 3), ("A by its mean", 2), ("logits in 4 bits", 3)):
+        yield "04-near-zero.md", f"| {' | '.join(reversed(both(f'Δ loss, {what}', digits)))} |"
+    for what in ("negative by 0", "λ by 0", "A₂ by its row's mean", "A₂ by its mean"):
+        name = seeds("differential", f"Δ loss, {what}", 2, "analysis-text-seeds")
+        yield "04-near-zero.md", f"| | {name} |"
+    for what in ("A1_effective_tokens", "A1_A2_cosine", "zero_by_itself"):
+        yield "04-near-zero.md", seeds("differential", what, 1 if what[3] == "e" else 2, "analysis-text-seeds")
 
 
 def of_lambda():
     """λ of trained models, and how alike their two maps are."""
-    learned = [e for e in results("analysis-seeds")["checkpoints"] if e["attention"] == "differential"]
+    learned = [e for e in results("analysis-text-seeds")["checkpoints"] if e["attention"] == "differential"]
     lam = [value for entry in learned for value in entry["learned"]["lam"]["now"]]
     yield "04-near-zero.md", f"ends anywhere from {signed(min(lam), 2)} to {max(lam):.2f}"
-    yield "09-questions.md", f"It can: {max(lam):.2f} in one of our layers"
     cosine = [np.mean([head["A1_A2_cosine"] for head in entry["heads"]]) for entry in learned]
-    yield "04-near-zero.md", f"| {np.mean(cosine):.2f} ± {np.std(cosine, ddof=1):.2f} | | |"
     yield "09-questions.md", f"falls from 1.00 to {np.mean(cosine):.2f}"
     needles = [e for e in results("analysis-needles-seeds")["checkpoints"] if e["attention"] == "differential"]
     lam = [signed(entry["learned"]["lam"]["now"][0], 2) for entry in needles]
