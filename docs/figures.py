@@ -186,14 +186,15 @@ def mistakes():
 
 def summary():
     """Results: a task that subtraction solves, what decides whether vanilla is level, and text."""
-    figure, (left, middle, right) = panels(3, 4.2, 4.8)
+    figure, (left, middle, right) = panels(3, 3.6, 3.7)
     runs = results("missing")["runs"]
     draw_accuracies({name: [run for run in runs if run["attention"] == name] for name in THE_FOUR}, left)
-    left.set_title("ahead: which item is missing?", fontsize=11)
+    left.set_title("ahead: which item is missing?", fontsize=10)
+    left.legend(fontsize=7, loc="center right")
     draw_widths(middle)
-    middle.set_title("what decides: is there room for both signs?", fontsize=11)
+    middle.set_title("ahead: noise that all values share", fontsize=10)
     draw_texts(right)
-    right.set_title("level or behind: the next letter of a text", fontsize=11)
+    right.set_title("behind: the next letter of a text", fontsize=10)
     for ax in (left, middle, right):
         ax.grid(alpha=0.3)
     return figure
@@ -207,12 +208,12 @@ def draw_widths(axes):
     ):
         style = look({"no-norm": "differential"}.get(name, name)) | {"ls": ""}
         mine = [r for r in runs if (r["attention"], r["n_items"], r["sigma"]) == (name, 16, 1)]
-        x, y = [r["width"] + 2 * i - 1 for r in mine], [r["error"] for r in mine]
+        x, y = [r["width"] + 5 * i + r["seed"] - 5 for r in mine], [r["error"] for r in mine]
         axes.plot(x, y, label=label, mfc="none", ms=6, **style)
     axes.axhline(least_error(1, 16), color="0.4", ls=":", label="derived for a difference")
     axes.set(xlabel="channels of a value, of 64 in the model", xticks=(16, 32, 48), xlim=(8, 56), ylim=(0, 0.56))
     axes.set(ylabel="error, a mark per seed")
-    axes.legend(fontsize=8, loc="center left")
+    axes.legend(fontsize=7, loc="center")
 
 
 def draw_texts(axes):
@@ -225,9 +226,9 @@ def draw_texts(axes):
             axes.errorbar([i + shift], [of[name]["mean"]], [of[name]["half"]], ls="", ms=6, capsize=4, **style)
         axes.plot([], [], ls="", marker="o", color="0.3", fillstyle=fill, label=label)
     axes.axhline(0, color="k", lw=0.8)
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set(xlim=(-0.6, 3.6), ylabel="loss − vanilla's, nats per byte")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=7, loc="upper left")
 
 
 if __name__ == "__main__":
