@@ -32,7 +32,7 @@ def drifted():
     """[(page, text)] for every text with numbers that a page should have, as computed now, and has not."""
     paths = {path.name: path for path in DOCS.glob("*.md")} | {"the README": DOCS.parent / "README.md"}
     pages = {name: " ".join(path.read_text(encoding="utf-8").split()) for name, path in paths.items()}
-    return [(page, text) for page, text in numbers() if text not in pages[page]]
+    return [(page, text) for page, text in numbers() if " ".join(text.split()) not in pages[page]]
 
 
 def signed(number, digits):
