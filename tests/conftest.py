@@ -153,7 +153,7 @@ def torchrun(corpus):
 
     def torchrun(*options):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        shape = ["--n_layer=2", "--n_embd=16", "--n_head=2", "--block_size=8"]
+        shape = ["--n_layer=2", "--n_embd=16", "--n_head=2", "--block_size=8", "--init_std=0.02"]
         steps = ["--gradient_accumulation_steps=4", "--batch_size=2", "--warmup_iters=2", "--checkpoint_interval=10"]
         where = [f"--dataset={corpus}", "--out_dir=out/run", "--device=cpu"]
         command += [str(ROOT / "train.py"), str(ROOT / "config/cpu.toml"), *shape, *steps, *where, *options]
