@@ -330,6 +330,22 @@ def of_course():
     def mean(name, step, attention="differential"):
         return np.mean([row[name] for row in rows[attention, step]])
 
+    last = [row for row in results("course-text")["rows"] if row["step"] == 1200]
+    losses, sharp = (
+        {
+            a: np.mean([row[what] for row in last if row["attention"] == a])
+            for a in ("lambda-zero", "differential", "vanilla")
+        }
+        for what in ("val_loss", "effective_tokens")
+    )
+    A1 = np.mean([row["A1_effective_tokens"] for row in last if row["attention"] == "differential"])
+    yield (
+        "04-near-zero.md",
+        f"ends with {A1:.1f} effective tokens, and a layer with λ fixed at 0 with {sharp['lambda-zero']:.1f}.",
+    )
+    fixed, learned, vanilla = (f"{losses[a]:.3f}" for a in ("lambda-zero", "differential", "vanilla"))
+    yield "04-near-zero.md", f"the loss is {fixed}, with λ learned {learned}, vanilla's {vanilla}"
+    yield "08-measured.md", f"the loss is {fixed}, with λ learned {learned}, over"
     yield "04-near-zero.md", f"falls from {mean('A1_A2_cosine', 50):.2f} to {mean('A1_A2_cosine', 100):.2f}"
     yield "04-near-zero.md", ", ".join(f"{mean('accuracy', step):.2f} at step {step}" for step in (75, 100, 150))
     sharp = mean("effective_tokens", 400, "vanilla"), mean("effective_tokens", 400, "lambda-zero")
