@@ -67,12 +67,10 @@ def of_losses():
     runs = {name: results(name)["table"] for name in ("shakespeare", "equal-time", "stdlib", "needles")}
     for name, rows in runs.items():
         for row in rows if name != "needles" else ():
-            val, of, time = row["val_loss"], row.get("difference"), row["time_ratio"]
-            loss = f"{val['mean']:.4f} ± {val['sd']:.4f}"
-            difference = f"{signed(of['mean'], 4)} ± {of['half']:.4f}" if of else ""
+            loss, difference, time = loss_of(row), difference_of(row), row["time_ratio"]
             steps = f" {row['steps']} |" if name == "equal-time" else ""
             yield "results.md", f"| {row['attention']} |{steps} {loss} | {difference}".rstrip()
-            if of:
+            if difference:
                 yield "results.md", f"| {difference} | {time['mean']:.2f} ± {time['half']:.2f} |"
     exact = {
         row["attention"]: " ".join(
@@ -229,8 +227,8 @@ def of_fair_models():
     for what in ("negative by 0", "λ by 0", "A₂ by its row's mean", "A₂ by its mean"):
         name = seeds("differential", f"Δ loss, {what}", 2, "analysis-text-seeds")
         yield "04-near-zero.md", f"| | {name} |"
-    for what in ("A1_effective_tokens", "A1_A2_cosine", "zero_by_itself"):
-        yield "04-near-zero.md", seeds("differential", what, 1 if what[3] == "e" else 2, "analysis-text-seeds")
+    for what, digits in (("A1_effective_tokens", 1), ("A1_A2_cosine", 2), ("zero_by_itself", 2)):
+        yield "04-near-zero.md", seeds("differential", what, digits, "analysis-text-seeds")
 
 
 def of_lambda():
@@ -322,36 +320,25 @@ def of_missing():
 
 
 def of_course():
-    """Maps over training on the task."""
-    rows = {}
-    for row in results("course-missing")["rows"]:
-        rows.setdefault((row["attention"], row["step"]), []).append(row)
+    """Maps over training, on the task and on text."""
 
-    def mean(name, step, attention="differential"):
-        return np.mean([row[name] for row in rows[attention, step]])
+    def mean(name, step, attention="differential", of="course-missing"):
+        rows = results(of)["rows"]
+        return np.mean([row[name] for row in rows if (row["attention"], row["step"]) == (attention, step)])
 
-    last = [row for row in results("course-text")["rows"] if row["step"] == 1200]
-    losses, sharp = (
-        {
-            a: np.mean([row[what] for row in last if row["attention"] == a])
-            for a in ("lambda-zero", "differential", "vanilla")
-        }
-        for what in ("val_loss", "effective_tokens")
-    )
-    A1 = np.mean([row["A1_effective_tokens"] for row in last if row["attention"] == "differential"])
-    yield (
-        "04-near-zero.md",
-        f"ends with {A1:.1f} effective tokens, and a layer with λ fixed at 0 with {sharp['lambda-zero']:.1f}.",
-    )
-    fixed, learned, vanilla = (f"{losses[a]:.3f}" for a in ("lambda-zero", "differential", "vanilla"))
-    yield "04-near-zero.md", f"the loss is {fixed}, with λ learned {learned}, vanilla's {vanilla}"
-    yield "08-measured.md", f"the loss is {fixed}, with λ learned {learned}, over"
+    def at_end(name, attention="differential"):
+        return mean(name, 1200, attention, "course-text")
+
     yield "04-near-zero.md", f"falls from {mean('A1_A2_cosine', 50):.2f} to {mean('A1_A2_cosine', 100):.2f}"
     yield "04-near-zero.md", ", ".join(f"{mean('accuracy', step):.2f} at step {step}" for step in (75, 100, 150))
-    sharp = mean("effective_tokens", 400, "vanilla"), mean("effective_tokens", 400, "lambda-zero")
-    yield "04-near-zero.md", f"with {sharp[0]:.1f} effective tokens"
-    yield "04-near-zero.md", f"with {sharp[1]:.1f}: both"
+    yield "04-near-zero.md", f"with {mean('effective_tokens', 400, 'vanilla'):.1f} effective tokens"
+    yield "04-near-zero.md", f"with {mean('effective_tokens', 400, 'lambda-zero'):.1f}: both"
     yield "04-near-zero.md", f"$A_1$ of differential, {mean('A1_effective_tokens', 400):.1f}"
+    fixed = f"λ fixed at 0 with {at_end('effective_tokens', 'lambda-zero'):.1f}."
+    yield "04-near-zero.md", f"ends with {at_end('A1_effective_tokens'):.1f} effective tokens, and a layer with {fixed}"
+    losses = f"the loss is {at_end('val_loss', 'lambda-zero'):.3f}, with λ learned {at_end('val_loss'):.3f},"
+    yield "04-near-zero.md", f"{losses} vanilla's {at_end('val_loss', 'vanilla'):.3f}"
+    yield "08-measured.md", f"{losses} over"
 
 
 def accuracy(row):

@@ -30,14 +30,14 @@ from plumbing.run import command, provenance, read_metrics
 from train import check_options, preset, train
 
 NUMBERS = ("effective_tokens", "A1_effective_tokens", "A1_A2_cosine", "negative_share", "negative_mass", "row_sum")
-CHOSEN = CHOSEN_PER_RUN | {"max_iters": "give steps", "lr_decay_iters": "leave it out"}
+CHOSEN = CHOSEN_PER_RUN | {"lr_decay_iters": "leave it out"}  # and max_iters, which presets have, is the last of steps
 
 
 def course(
     *,
     attentions: tuple[str, ...] = ("vanilla", "differential", "lambda-zero"),  # mechanisms
     seeds: Seeds = (1, 2, 3, 4),  # every mechanism is trained once with each seed
-    steps: Annotated[tuple[int, ...], "at least 0"] = (0, 50, 100, 200, 400),  # when to look; the last ends a run
+    steps: Annotated[tuple[int, ...], "at least 0"] = (0, 50, 100, 200, 400),  # when to look; the last is max_iters
     windows: PositiveInt = 64,  # first windows of the validation split, whose maps are looked at
     jobs: PositiveInt = 1,  # runs at the same time
     out_dir: str | None = None,  # folder of the runs, results.json and course.png; none: out/course-<dataset>
@@ -45,7 +45,7 @@ def course(
 ):
     """Train several mechanisms, and measure their maps after some of the steps. Returns a row for each look."""
     check_ranges(course, {"seeds": seeds, "steps": steps, "windows": windows, "jobs": jobs, **options})
-    for name in CHOSEN.keys() & options.keys() - {"max_iters"}:
+    for name in CHOSEN.keys() & options.keys():
         raise UsageError(f"{name}: is chosen for every run; {CHOSEN[name]}")
     if sorted({*steps}) != [*steps] or steps[-1] == 0:
         raise UsageError(f"steps={','.join(map(str, steps))}: must rise, to more than 0")

@@ -13,7 +13,7 @@ import torch
 
 import ideas  # noqa: F401  more mechanisms
 from configurable import UsageError
-from conftest import mistake
+from conftest import ROOT, mistake
 from lab.interventions import edited, even_second, replaced, without_negative, without_second
 from lab.missing import SYMBOLS
 from lab.page import ALPHABET, HALF, exported, html, packed, page, rounded
@@ -290,3 +290,12 @@ def test_names_are_short_where_they_can_be(corpus):
     assert '"name":"out/0"' in written
     page("out/0", tokens=100)
     assert '"name":"vanilla"' in Path("out/page.html").read_text("utf-8")
+
+
+def test_the_committed_example_is_made_of_today_s_scripts():
+    """docs/page.html: whoever changes lab/web makes it again, with docs/page.sh."""
+    shown = (ROOT / "docs/page.html").read_text(encoding="utf-8")
+    assert len(shown) < 2.5e6 and shown.count('"mechanism":') == 4
+    assert re.sub(r'(?<=type="application/json">).*', "", shown) == re.sub(
+        r'(?<=type="application/json">).*', "", html(content())
+    )
