@@ -336,9 +336,11 @@ def of_course():
     yield "04-near-zero.md", f"$A_1$ of differential, {mean('A1_effective_tokens', 400):.1f}"
     fixed = f"λ fixed at 0 with {at_end('effective_tokens', 'lambda-zero'):.1f}."
     yield "04-near-zero.md", f"ends with {at_end('A1_effective_tokens'):.1f} effective tokens, and a layer with {fixed}"
-    losses = f"the loss is {at_end('val_loss', 'lambda-zero'):.3f}, with λ learned {at_end('val_loss'):.3f},"
-    yield "04-near-zero.md", f"{losses} vanilla's {at_end('val_loss', 'vanilla'):.3f}"
-    yield "08-measured.md", f"{losses} over"
+    last = [row for row in results("course-text")["rows"] if row["step"] == 1200]
+    losses = {(row["attention"], row["seed"]): row["val_loss"] for row in last}
+    of = spread([losses["differential", seed] - losses["lambda-zero", seed] for seed in {row["seed"] for row in last}])
+    for page in ("04-near-zero.md", "08-measured.md"):
+        yield page, f"{signed(of['mean'], 3)} ± {of['half']:.3f}"
 
 
 def accuracy(row):
