@@ -48,54 +48,36 @@ def value(text):
 def numbers():
     """(page, text): what the pages say of docs/results, computed from there again."""
     of_all = (
-        of_losses,
-        of_first_weights,
+        of_missing,
+        of_one_layer,
         of_text,
-        of_maps,
-        of_interventions,
-        of_fair_models,
-        of_lambda,
-        of_speed,
+        of_inside,
+        of_near_zero,
+        of_course,
         of_mistakes,
+        of_needles,
+        of_speed,
     )
-    for some in (*of_all, of_missing, of_course, of_one_layer):
+    for some in of_all:
         yield from some()
 
 
-def of_losses():
-    """Losses of the comparisons, and needles that were found."""
-    runs = {name: results(name)["table"] for name in ("shakespeare", "equal-time", "stdlib", "needles")}
-    for name, rows in runs.items():
-        for row in rows if name != "needles" else ():
-            loss, difference, time = loss_of(row), difference_of(row), row["time_ratio"]
-            steps = f" {row['steps']} |" if name == "equal-time" else ""
-            yield "results.md", f"| {row['attention']} |{steps} {loss} | {difference}".rstrip()
-            if difference:
-                yield "results.md", f"| {difference} | {time['mean']:.2f} ± {time['half']:.2f} |"
-    exact = {
-        row["attention"]: " ".join(
-            f"{run['needles']['by_n'][3]['exact']:.2f}"
-            for run in results("needles")["runs"]
-            if run["attention"] == row["attention"]
-        )
-        for row in runs["needles"]
-    }
+def of_needles():
+    """Needles that were found, N = 4, every seed."""
+    found = {name: [] for name in THE_FOUR}
+    for run in results("needles")["runs"]:
+        found[run["attention"]].append(f"{run['needles']['by_n'][3]['exact']:.2f}")
+    exact = {name: " ".join(cells) for name, cells in found.items()}
     yield "08-measured.md", f"seeds 1 2 3: {exact['vanilla']} → {exact['differential']}"
     small = " ".join(f"{run['needles']['by_n'][3]['exact']:.2f}" for run in results("needles-small")["runs"])
     yield "08-measured.md", f"vanilla's {exact['vanilla']} into {small}"
-    for name in THE_FOUR:
-        yield "results.md", exact[name]
-
-
-def of_first_weights():
-    """The losses before and after first weights were drawn by name."""
-    before, after = results("shakespeare")["table"], results("first-weights")["table"]
-    for old, new in zip(before, after, strict=True):
-        cells = [f"{row['val_loss']['mean']:.4f} ± {row['val_loss']['sd']:.4f}" for row in (old, new)]
-        yield "results.md", f"| {new['attention']} | {cells[0]} ("
-        yield "results.md", f") | {cells[1]} ("
-        if of := new.get("difference"):
-            yield "results.md", f") | {signed(of['mean'], 4)} ± {of['half']:.4f} |"
+    for row in results("needles")["table"]:
+        yield "results.md", f"| {row['attention']} | {loss_of(row, 3)} | {difference_of(row, 3)}".rstrip()
+        yield "results.md", exact[row["attention"]]
+    inside = [e for e in results("analysis-needles-seeds")["checkpoints"] if e["attention"] == "differential"]
+    lam = [signed(entry["learned"]["lam"]["now"][0], 2) for entry in inside]
+    yield "results.md", f"in every seed ({', '.join(lam)})"
+    yield "03-subtraction.md", f"(λ from {max(lam, key=value)} to {min(lam, key=value)},"
 
 
 def of_text():
@@ -120,6 +102,8 @@ def of_text():
         yield "08-measured.md", " | ".join(short)
         for difference in short[1:3]:
             yield "02-without-subtraction.md", difference
+    for row in results("first-recipe")["table"]:
+        yield "results.md", f"| {row['attention']} | {loss_of(row)} | {difference_of(row)} |"
     gains = [signed(x, 3) for x in by_first_weights(text["tuning"], "0.02").values()]
     yield "results.md", f"| 0.02 instead of 0.088 | {' | '.join(gains)} |"
 
@@ -156,51 +140,81 @@ def summaries(folder):
     return groups
 
 
-def seeds(name, what, digits, folder="analysis-seeds"):
-    """Mean ± standard deviation over seeds of a number of a mechanism's checkpoints."""
-    values = [row[what] for row in summaries(folder)[name]]
+def seeds(name, what, digits):
+    """Mean ± standard deviation over seeds of a number of a mechanism's checkpoints; '' where it has none."""
+    if what not in summaries("analysis-text-seeds")[name][0]:
+        return ""
+    values = [row[what] for row in summaries("analysis-text-seeds")[name]]
     mean, sd = np.mean(values), np.std(values, ddof=1)
-    return f"{signed(mean, digits) if what[0] == 'Δ' else f'{mean:.{digits}f}'} ± {sd:.{digits}f}"
+    number = signed(mean, digits) if what[0] == "Δ" else f"{mean:.{digits}f}"
+    return f"{number} ± {sd:.{digits}f}" if sd >= 0.5 * 10**-digits else f"{mean:g}" if sd == 0 else number
 
 
-def row(label, what, digits, names=THE_FOUR):
-    """A row of a table: that number for several mechanisms."""
-    return f"| {label} | {' | '.join(seeds(name, what, digits) for name in names)}"
+INSIDE = (  # label in results.md, key of `lab.analyze`, digits
+    ("row sum", "row_sum", 2),
+    ("share of negative weights", "negative_share", 2),
+    ("their share of Σ\\|a\\|", "negative_mass", 2),
+    ("effective number of tokens", "effective_tokens", 1),
+    ("the same of $A_1$ alone", "A1_effective_tokens", 1),
+    ("\\|a\\| below 0.001", "at_most_0.001", 2),
+    ("\\|a\\| below 0.00001", "at_most_1e-05", 2),
+    ("\\|a\\| = 0 exactly", "at_most_0", 2),
+    ("on the first token", "on_first", 3),
+    ("on itself", "on_itself", 2),
+    ("on the previous token", "on_previous", 2),
+    ("heads that are sinks", "sink_rate", 2),
+    ("cosine of two heads' maps", "head_cosine", 2),
+    ("cosine of $A_1$ and $A_2$", "A1_A2_cosine", 2),
+    ("outputs outside the box of the values", "outside_box", 3),
+    ("attention logits, top 1", "logits top_1", 1),
+    ("top 10", "logits top_10", 1),
+    ("top 100", "logits top_100", 1),
+    ("median", "logits median", 1),
+    ("kurtosis", "logits kurtosis", 1),
+    ("hidden states, top 1", "hidden top_1", 0),
+    ("top 10", "hidden top_10", 0),
+    ("top 100", "hidden top_100", 0),
+    ("median", "hidden median", 1),
+    ("kurtosis", "hidden kurtosis", 1),
+    ("Δ loss, logits in 8 bits", "Δ loss, logits in 8 bits", 4),
+    ("6 bits", "Δ loss, logits in 6 bits", 4),
+    ("4 bits", "Δ loss, logits in 4 bits", 3),
+    ("loss, completes a 4-gram seen in the window (2.4 % of tokens)", "loss of repeated n-grams", 3),
+    ("the rest", "loss of the rest", 3),
+    ("weights within ±0.001 by 0", "Δ loss, weights within ±0.001 by 0", 4),
+    ("weight on the first token by 0", "Δ loss, first token by 0", 3),
+    ("A by its mean over windows", "Δ loss, A by its mean", 2),
+    ("negative weights by 0", "Δ loss, negative by 0", 2),
+    ("λ by 0", "Δ loss, λ by 0", 2),
+    ("A₂ by the mean of its row", "Δ loss, A₂ by its row's mean", 2),
+    ("A₂ by its mean over windows", "Δ loss, A₂ by its mean", 2),
+)
 
 
-def of_maps():
-    """Where the maps of trained models look, and how large logits and hidden states are."""
-    for label, chapter, what, digits in (
-        ("on the first token", "on the first token", "on_first", 3),
-        ("on itself", "on the token itself", "on_itself", 2),
-        ("on the previous token", "on the one before it", "on_previous", 2),
-        ("effective number of tokens", "effective number of tokens (e to the entropy)", "effective_tokens", 1),
+def of_inside():
+    """Inside models of text that were tuned alike: maps, sizes, and what parts are worth."""
+    for label, what, digits in INSIDE:
+        yield "results.md", f"| {label} | {' | '.join(seeds(name, what, digits) for name in THE_FOUR)} |"
+    for lam in lambdas():
+        yield "results.md", f"| {lam} |"
+    for label, what, digits in (
+        ("on the first token", "on_first", 3),
+        ("on the token itself", "on_itself", 2),
+        ("on the one before it", "on_previous", 2),
+        ("effective number of tokens (e to the entropy)", "effective_tokens", 1),
     ):
-        yield "01-budget.md", row(chapter, what, digits, THE_FOUR[:1]) + " |"
-        yield "results.md", row(label, what, digits)
-    for label, what in (("below 0.001", "at_most_0.001"), ("below 0.00001", "at_most_1e-05")):
-        yield "results.md", row(f"\\|a\\| {label}", what, 2)
-    for kind, label in (("logits", "attention logits, top 1"), ("hidden", "hidden states, top 1")):
-        yield "results.md", row(label, f"{kind} top_1", 1 if kind == "logits" else 0)
-        yield "results.md", row("median", f"{kind} median", 1)
-        yield "results.md", row("kurtosis", f"{kind} kurtosis", 1)
-
-
-def of_interventions():
-    """What the loss becomes without a part of the maps."""
-    yield "results.md", row("4 bits", "Δ loss, logits in 4 bits", 3)
-    yield "results.md", row("weight on the first token by 0", "Δ loss, first token by 0", 3)
-    yield "results.md", row("A by its mean over windows", "Δ loss, A by its mean", 2)
-    yield "results.md", row("the rest", "loss of the rest", 3)
+        yield "01-budget.md", f"| {label} | {seeds('vanilla', what, digits)} |"
     yield "01-budget.md", f"is {seeds('vanilla', 'logits top_1', 0)}"
     yield "02-without-subtraction.md", f"Row sums of {seeds('softmax1', 'row_sum', 2)}"
+    yield (
+        "02-without-subtraction.md",
+        f"is {seeds('softmax1', 'hidden top_1', 0)} against {seeds('vanilla', 'hidden top_1', 0)}",
+    )
     yield "02-without-subtraction.md", f"{seeds('temperature', 'effective_tokens', 1)} effective tokens"
-    for what in ("negative by 0", "λ by 0", "A₂ by its row's mean", "A₂ by its mean"):
-        yield "results.md", f"| {seeds('differential', f'Δ loss, {what}', 2)} |"
     for what, digits in (("logits top_1", 1), ("hidden top_1", 0)):
-        both = [seeds(name, what, digits, "analysis-text-seeds") for name in ("vanilla", "differential")]
+        both = [seeds(name, what, digits) for name in ("vanilla", "differential")]
         yield "08-measured.md", f"| {both[0]} → {both[1]} |"
-    both = [seeds(name, "Δ loss, logits in 4 bits", 3, "analysis-text-seeds") for name in ("vanilla", "differential")]
+    both = [seeds(name, "Δ loss, logits in 4 bits", 3) for name in ("vanilla", "differential")]
     yield "08-measured.md", f"loss {both[0]} → {both[1]}"
     of = {a: {row["seed"]: row for row in summaries("analysis-text-seeds")[a]} for a in ("vanilla", "differential")}
     lags = [
@@ -209,13 +223,27 @@ def of_interventions():
     ]
     repeated, rest = (f"{signed(lag['mean'], 3)} ± {lag['half']:.3f}" for lag in lags)
     yield "08-measured.md", f"| {repeated} there, {rest} elsewhere |"
+    yield "results.md", f"lags by {repeated} where something is to be looked up and by {rest} elsewhere"
 
 
-def of_fair_models():
+def learned(attention):
+    """[what each seed of text learned] in one mechanism's layers: λ or g, at first and now."""
+    found = [e["learned"] for e in results("analysis-text-seeds")["checkpoints"] if e["attention"] == attention]
+    return [next(iter(one.values())) for one in found]
+
+
+def lambdas():
+    """λ of each layer, at first and at the end, every seed, as a table's cells."""
+    lam = np.array([[one["start"], one["now"]] for one in learned("differential")])  # (seeds, 2, layers)
+    for layer in range(lam.shape[-1]):
+        yield " | ".join([str(layer), *(" ".join(f"{x:.2f}" for x in lam[:, when, layer]) for when in (0, 1))])
+
+
+def of_near_zero():
     """Inside the models of text that were tuned alike, as chapter 4 tells it."""
 
     def both(what, digits):
-        return [seeds(name, what, digits, "analysis-text-seeds") for name in ("differential", "vanilla")]
+        return [seeds(name, what, digits) for name in ("differential", "vanilla")]
 
     small = (("at_most_0.001", 2), ("at_most_1e-05", 2), ("gradient_at_most_0.001", 3), ("output_overlap", 2))
     for what, digits in (("effective_tokens", 1), *small):
@@ -225,23 +253,14 @@ def of_fair_models():
     for what, digits in (("first token by 0", 3), ("A by its mean", 2), ("logits in 4 bits", 3)):
         yield "04-near-zero.md", f"| {' | '.join(reversed(both(f'Δ loss, {what}', digits)))} |"
     for what in ("negative by 0", "λ by 0", "A₂ by its row's mean", "A₂ by its mean"):
-        name = seeds("differential", f"Δ loss, {what}", 2, "analysis-text-seeds")
+        name = seeds("differential", f"Δ loss, {what}", 2)
         yield "04-near-zero.md", f"| | {name} |"
     for what, digits in (("A1_effective_tokens", 1), ("A1_A2_cosine", 2), ("zero_by_itself", 2)):
-        yield "04-near-zero.md", seeds("differential", what, digits, "analysis-text-seeds")
-
-
-def of_lambda():
-    """λ of trained models, and how alike their two maps are."""
-    learned = [e for e in results("analysis-text-seeds")["checkpoints"] if e["attention"] == "differential"]
-    lam = [value for entry in learned for value in entry["learned"]["lam"]["now"]]
+        yield "04-near-zero.md", seeds("differential", what, digits)
+    lam = [value for one in learned("differential") for value in one["now"]]
     yield "04-near-zero.md", f"ends anywhere from {signed(min(lam), 2)} to {max(lam):.2f}"
-    cosine = [np.mean([head["A1_A2_cosine"] for head in entry["heads"]]) for entry in learned]
-    yield "09-questions.md", f"falls from 1.00 to {np.mean(cosine):.2f}"
-    needles = [e for e in results("analysis-needles-seeds")["checkpoints"] if e["attention"] == "differential"]
-    lam = [signed(entry["learned"]["lam"]["now"][0], 2) for entry in needles]
-    yield "results.md", f"in every seed ({', '.join(lam)})"
-    yield "03-subtraction.md", f"(λ from {max(lam, key=value)} to {min(lam, key=value)},"
+    cosine = np.mean([row["A1_A2_cosine"] for row in summaries("analysis-text-seeds")["differential"]])
+    yield "09-questions.md", f"falls from 1.00 to {cosine:.2f}"
 
 
 def of_speed():

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# All runs of docs/results.md; numbers and figures go to docs/results. Two cores take many hours. Runs on text with a fair
-# recipe are begun here and not yet in results.md.
-# Entries 1 to 5 give other numbers than those shown, since first weights are now drawn by name: commit 48b9d41 gives them.
+# All runs of docs/results.md; numbers and figures go to docs/results. Two cores take many hours. The needles give other numbers
+# than those shown, since first weights are now drawn by name: commit 48b9d41 gives them.
 # Stop it whenever you like (timeout -s INT 600 bash docs/results.sh): it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,23 +25,15 @@ checkpoints() { # NAME RATE SEED...: the runs of out/NAME
 [ -d data/stdlib ] || python prepare.py stdlib
 [ -d data/needles ] || python -m lab.needles
 
-old=(config/cpu.toml --init_std=0.02 --learning_rate=3e-3 --eval_interval=200 --jobs=2) # the recipe of entries 1 to 7
-python -m lab.compare "${old[@]}" --dataset=tinyshakespeare --out_dir=out/shakespeare
-mkdir -p docs/results/first-weights # entry 7; docs/results/shakespeare keeps the runs of entry 1, from other first weights
-cp out/shakespeare/{results.json,loss.png} docs/results/first-weights
-python -m lab.compare "${old[@]}" --dataset=tinyshakespeare --equal=time --out_dir=out/equal-time
-keep equal-time results.json loss.png
-python -m lab.compare "${old[@]}" --out_dir=out/stdlib
-keep stdlib results.json loss.png lam.png
+# The first recipe of cpu.toml
+python -m lab.compare config/cpu.toml --init_std=0.02 --learning_rate=3e-3 --eval_interval=200 --dataset=tinyshakespeare --jobs=2 \
+    --out_dir=out/first-recipe
+keep first-recipe results.json loss.png
 python -m lab.compare config/needles.toml --seeds=1,2,3 --jobs=2 --out_dir=out/needles
 keep needles results.json loss.png needles.png lam.png
 python -m lab.compare config/needles.toml --attentions=vanilla --seeds=1,2,3 --init_std=0.02 --jobs=2 --out_dir=out/needles-small
 keep needles-small results.json needles.png
 
-look analysis $(checkpoints shakespeare 0.003 1)
-keep analysis analysis.json {map,maps}-{vanilla,softmax1,temperature,differential}.png weights.png losses.png
-look analysis-seeds $(checkpoints shakespeare 0.003 1 2 3 4) --tokens=16384
-keep analysis-seeds analysis.json
 look analysis-needles $(checkpoints needles 0.002 2) --tokens=16384
 keep analysis-needles analysis.json needles.png map-{vanilla,differential}.png
 look analysis-needles-seeds $(checkpoints needles 0.002 1 2 3) --tokens=16384
