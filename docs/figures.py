@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from configurable import UsageError, run
-from docs.numbers import DOCS, MISTAKES, drifted, numbers, results
+from docs.kept import DOCS, results
+from docs.numbers import MISTAKES, drifted, numbers
 from lab.charts import draw_accuracies
 from lab.compare import differences, paired
 from lab.one_layer import least_error

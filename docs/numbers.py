@@ -1,31 +1,20 @@
 """The numbers of the tutorial, the records and the README, computed again from docs/results."""
 
 import functools
-import json
-from pathlib import Path
 
 import numpy as np
 
-from configurable import UsageError
+from docs.kept import DOCS, accuracy, difference_of, loss_of, results, signed, solved_at, value
 from lab.analyze import summary
 from lab.compare import paired, spread
 from lab.one_layer import best_lam, least_error
 from lab.one_layer import summary as of_settings
 from lab.show import THE_FOUR
 
-DOCS = Path(__file__).parent
 MISTAKES = {  # of chapter 6, and what each of them should have been
     **dict.fromkeys(("halved", "split-late", "scores", "no-norm", "no-scale", "one-based"), "differential"),
     "zero-token": "softmax1",
 }
-
-
-def results(name):
-    """What a run of docs/results.sh left in docs/results/NAME."""
-    found = sorted((DOCS / "results" / name).glob("*.json"))
-    if not found:
-        raise UsageError(f"nothing in docs/results/{name}: docs/results.sh makes it")
-    return json.loads(found[0].read_text(encoding="utf-8"))
 
 
 def drifted():
@@ -33,16 +22,6 @@ def drifted():
     paths = {path.name: path for path in DOCS.glob("*.md")} | {"the README": DOCS.parent / "README.md"}
     pages = {name: " ".join(path.read_text(encoding="utf-8").split()) for name, path in paths.items()}
     return [(page, text) for page, text in numbers() if " ".join(text.split()) not in pages[page]]
-
-
-def signed(number, digits):
-    """A difference as the pages write it."""
-    return f"{number:+.{digits}f}".replace("-", "−")
-
-
-def value(text):
-    """The number that `signed` wrote."""
-    return float(text.replace("−", "-"))
 
 
 def numbers():
@@ -118,17 +97,6 @@ def by_first_weights(tuning, first):
         if init_std == first:
             found.setdefault(attention, []).append(loss - losses[attention, "0.088", *rest])
     return {attention: np.mean(values) for attention, values in found.items()}
-
-
-def loss_of(row, digits=4):
-    """Mean ± standard deviation of a row's validation loss."""
-    return f"{row['val_loss']['mean']:.{digits}f} ± {row['val_loss']['sd']:.{digits}f}"
-
-
-def difference_of(row, digits=4):
-    """A row's paired difference with half of its interval; '' for the first mechanism."""
-    of = row.get("difference")
-    return f"{signed(of['mean'], digits)} ± {of['half']:.{digits}f}" if of else ""
 
 
 @functools.cache
@@ -360,16 +328,6 @@ def of_course():
     of = spread([losses["differential", seed] - losses["lambda-zero", seed] for seed in {row["seed"] for row in last}])
     for page in ("04-near-zero.md", "08-measured.md"):
         yield page, f"{signed(of['mean'], 3)} ± {of['half']:.3f}"
-
-
-def accuracy(row):
-    """Accuracy at the end of a row of a comparison's table."""
-    return f"{row['accuracy']['mean']:.2f} ± {row['accuracy']['sd']:.2f}"
-
-
-def solved_at(row):
-    """At which step each seed was first right in 99 of 100 contexts; – where it never was."""
-    return " ".join("–" if step is None else str(step) for step in row["solved_at"])
 
 
 def of_one_layer():
