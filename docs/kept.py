@@ -45,3 +45,32 @@ def accuracy(row):
 def solved_at(row):
     """At which step each seed was first right in 99 of 100 contexts; – where it never was."""
     return " ".join("–" if step is None else str(step) for step in row["solved_at"])
+
+
+def ideas():
+    """{mechanism: {"task": …, "look": …, "fresh": …}}: its rows in the tables of the runs that answer the discussions."""
+    found = {}
+    for kind, names in IDEAS.items():
+        for row in (row for name in names for row in results(name)["table"]):
+            found.setdefault(row["attention"], {}).setdefault(kind, row)
+    return found
+
+
+IDEAS = {  # of docs/results; where several have a mechanism, the first one counts
+    "task": ("ideas-missing", "missing-controls", "missing-narrow"),  # four seeds
+    "look": ("ideas-look",),  # two seeds, which only rank
+    "fresh": ("ideas", "text-parts"),  # six seeds, or four, that ranked nothing
+}
+
+
+def on_text(rows):
+    """What a mechanism of `ideas` adds to vanilla's loss: from fresh seeds with its interval, from looks in brackets."""
+    if "fresh" in rows:
+        return difference_of(rows["fresh"], 3)
+    return f"({signed(rows['look']['difference']['mean'], 3)})" if "look" in rows else ""
+
+
+def on_task(rows):
+    """Accuracy after 400 steps of a mechanism of `ideas`, and the mean step at which all seeds were right, if they were."""
+    at = rows["task"]["solved_at"]
+    return accuracy(rows["task"]) + ("" if None in at else f", step {sum(at) / len(at):.0f}")
