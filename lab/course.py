@@ -103,14 +103,16 @@ def look_at(folder, windows):
 
 
 def draw(path, rows, dataset):
-    """Four panels against steps: λ of each layer, how alike both maps are, how negative, how sharp."""
+    """Four panels against steps: λ of each layer, how alike both maps are (and accuracy), how negative, how sharp."""
     figure, (lam, alike, negative, sharp) = new_figure(9, 7, 2, 2)
     for attention in dict.fromkeys(row["attention"] for row in rows):
         style = {name: value for name, value in look(attention).items() if name != "ls"}
         curve(sharp, rows, attention, "effective_tokens", label=f"{attention}: A", **style)
         if attention != "differential":
             continue
-        curve(alike, rows, attention, "A1_A2_cosine", **style)
+        curve(alike, rows, attention, "A1_A2_cosine", label="cosine of A₁ and A₂", **style)
+        if "accuracy" in rows[0]:
+            curve(alike, rows, attention, "accuracy", label="accuracy", ls=":", **style)
         curve(sharp, rows, attention, "A1_effective_tokens", label="differential: A₁ alone", ls=":", **style)
         curve(negative, rows, attention, "negative_share", label="of the weights", **style)
         curve(negative, rows, attention, "negative_mass", label="of the sum of |weights|", ls=":", **style)
@@ -120,7 +122,7 @@ def draw(path, rows, dataset):
                 points = [(row["step"], np.mean(row["lam"][layer])) for row in mine if row["seed"] == seed]
                 first = {"label": f"layer {layer}"} if seed == mine[0]["seed"] else {}
                 lam.plot(*zip(*points, strict=True), color=f"C{layer + 4}", lw=1, **first)
-    alike.set(title="cosine of A₁ and A₂", ylim=(0, 1.03))
+    alike.set(title="how alike both maps are", ylim=(0, 1.03))
     sharp.set(title="effective tokens per row", ylim=(0, None))
     negative.set(title="share below zero", ylim=(0, None))
     lam.set(title="λ, a line per seed")

@@ -168,19 +168,19 @@ def rows(entries, name, title):
 
 @torch.no_grad()
 def draw_answer(path, gpt, entry, seed):
-    """Where each head looks in the row that answers, a row of panels per layer; of a difference also A₁ and λA₂."""
+    """Where each head looks in the row that answers, a column of panels per layer; of a difference also A₁ and λA₂."""
     x, y = draw_contexts(entry["n_items"], entry["n_symbols"], 1, seed)
     inputs, _ = activations(gpt, x.to(gpt.device))
-    panels = []
+    layers = []
     for i, (block, z) in enumerate(zip(gpt.blocks, inputs, strict=True)):
         attention, maps = block.attention, {"A": block.attention.map(z)}
         if is_difference(attention, z):
             (A1, A2), lam = attention.maps(z), attention.lam
             maps = {"A₁": A1, f"λA₂, λ = {lam.item():.2f}": lam * A2, "A₁ − λA₂": maps["A"]}
-        for h in range(attention.n_heads):
-            panels += [(f"layer {i}, head {h}: {name}", A[0, h, -1]) for name, A in maps.items()]
-    columns = len(panels) // len(gpt.blocks)
-    figure, grid = new_figure(4.6 * min(columns, 6), 2.4 * len(gpt.blocks), len(gpt.blocks), columns, sharey=True)
+        heads = range(attention.n_heads)
+        layers.append([(f"layer {i}, head {h}: {name}", A[0, h, -1]) for h in heads for name, A in maps.items()])
+    figure, grid = new_figure(4.2 * len(layers), 0.8 + 1.7 * len(layers[0]), len(layers[0]), len(layers), sharey=True)
+    panels = [panel for row in zip(*layers, strict=True) for panel in row]
     tokens = x[0].tolist()
     missing, bar, color = tokens.index(y.item()), tokens.index(ord("|")), look(entry["attention"])["color"]
     for axes, (title, weights) in zip(grid, panels, strict=True):
@@ -190,10 +190,10 @@ def draw_answer(path, gpt, entry, seed):
         axes.axhline(0, color="0.4", lw=0.8)
         axes.set_xticks(range(len(tokens)), [plain(chr(token)) for token in tokens], fontsize=8)
         axes.set_title(title, fontsize=10)
-    for axes in grid[::columns]:
+    for axes in grid[:: len(layers)]:
         axes.set_ylabel("weight")
     what = f"{entry['attention']}, seed {entry['seed']}: the row that answers"
-    figure.suptitle(f"{what}; black: the missing item; grey: the second list", fontsize=10)
+    figure.suptitle(f"{what}\nblack: the missing item; grey: the second list", fontsize=10)
     write_figure(path, figure)
 
 
