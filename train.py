@@ -119,7 +119,7 @@ def train(
             lr = schedule(step, learning_rate, min_lr, warmup_iters, decay_end)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            seed_dropout(seed, step)
+            seed_dropout(seed, step, device)
             x, y = (ranks.share(z).to(device) for z in batch(data.train, windows_per_step, seed, step))
             loss = forward_backward(loss_of, net, x, y, batch_size, autocast)
             norm = clip_grad_norm_(gpt.parameters(), grad_clip or math.inf).item()
@@ -157,9 +157,10 @@ def batch(split, n, seed, step):
     return split.windows(numbers)
 
 
-def seed_dropout(seed, step):
+def seed_dropout(seed, step, device):
     """Dropout, too, is drawn from (seed, step); each process has its own."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, ranks.rank())).generate_state(1)[0]))
+    seed_of = torch.default_generator if device.type == "cpu" else torch  # torch's own takes 1 ms where CUDA is missing
+    seed_of.manual_seed(int(np.random.SeedSequence((seed, step, ranks.rank())).generate_state(1)[0]))
 
 
 # ---------------------------------------------------------------------------- losses
