@@ -60,6 +60,11 @@ def hull():
         y = (A @ v).numpy()
         ax.plot(y[:, 0], y[:, 1], ls="", marker=".", ms=1.5, color=look(name)["color"], alpha=0.5)
         ax.plot(*v[[0, 1, 2, 0]].T.numpy(), color="k", lw=1)
+        if name == "differential":  # its hull has the corners vᵢ − λvⱼ
+            corners = torch.stack(
+                [v[i] - 0.8 * v[j] for i, j in ((0, 1), (2, 1), (2, 0), (1, 0), (1, 2), (0, 2), (0, 1))]
+            )
+            ax.plot(*corners.T.numpy(), color="k", lw=0.8, ls="--")
         for i, (x0, y0) in enumerate(v.tolist()):
             place = (-6, -14) if i == 0 else (4, 4)
             ax.annotate(f"v{'₁₂₃'[i]}", (x0, y0), xytext=place, textcoords="offset points", weight="bold")
@@ -139,6 +144,10 @@ def pole():
         ax.plot(n, factor, ls=style, color=color, label=label)
         ax.axhline(1 / (1 - lam), ls=":", color=color, lw=1)
     ax.axhline(1, color="k", lw=0.8)
+    ax.axvline(64, color="0.7", lw=0.8)
+    ax.annotate(
+        "64: our windows", (64, 2e2), xytext=(4, 0), textcoords="offset points", fontsize=8, color="0.4"
+    )
     ax.set(xscale="log", yscale="log", ylim=(1e-3, 1e3), xlabel="n, tokens in the row", ylabel="after ÷ before")
     ax.set_title(
         "Weight of the needle ÷ sum of all others (without signs);\nthe needle's score is 8 above the others",
