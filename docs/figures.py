@@ -145,9 +145,7 @@ def pole():
         ax.axhline(1 / (1 - lam), ls=":", color=color, lw=1)
     ax.axhline(1, color="k", lw=0.8)
     ax.axvline(64, color="0.7", lw=0.8)
-    ax.annotate(
-        "64: our windows", (64, 2e2), xytext=(4, 0), textcoords="offset points", fontsize=8, color="0.4"
-    )
+    ax.annotate("64: our windows", (64, 2e2), xytext=(4, 0), textcoords="offset points", fontsize=8, color="0.4")
     ax.set(xscale="log", yscale="log", ylim=(1e-3, 1e3), xlabel="n, tokens in the row", ylabel="after ÷ before")
     ax.set_title(
         "Weight of the needle ÷ sum of all others (without signs);\nthe needle's score is 8 above the others",

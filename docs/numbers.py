@@ -30,6 +30,7 @@ def numbers():
         of_missing,
         of_one_layer,
         of_text,
+        of_longer,
         of_inside,
         of_near_zero,
         of_course,
@@ -85,6 +86,22 @@ def of_text():
         yield "results.md", f"| {row['attention']} | {loss_of(row)} | {difference_of(row)} |"
     gains = [signed(x, 3) for x in by_first_weights(text["tuning"], "0.02").values()]
     yield "results.md", f"| 0.02 instead of 0.088 | {' | '.join(gains)} |"
+
+
+LONGER = {  # of docs/results, as results.md names them
+    "text": "as above: windows of 64, 1200 steps, 4 maps",
+    "text-block_size=256": "windows of 256",
+    "text-max_iters=4800": "4800 steps",
+}
+
+
+def of_longer():
+    """Differential less vanilla with longer windows, more steps, more maps, and in equal time."""
+    for name, label in LONGER.items():
+        of = {row["attention"]: row for row in results(name)["table"]}
+        row, pairs = of["differential"], [signed(x, 3) for x in of["differential"]["pairs"].values()]
+        cells = [loss_of(of["vanilla"]), loss_of(row), difference_of(row), " ".join(pairs)]
+        yield "results.md", f"| {label} | {' | '.join(cells)} |"
 
 
 def by_first_weights(tuning, first):
@@ -173,11 +190,14 @@ def of_inside():
     ):
         yield "01-budget.md", f"| {label} | {seeds('vanilla', what, digits)} |"
     yield "01-budget.md", f"is {seeds('vanilla', 'logits top_1', 0)}"
-    yield "02-without-subtraction.md", f"Row sums of {seeds('softmax1', 'row_sum', 2)}"
-    yield (
-        "02-without-subtraction.md",
-        f"is {seeds('softmax1', 'hidden top_1', 0)} against {seeds('vanilla', 'hidden top_1', 0)}",
-    )
+    for label, what, digits in (
+        ("sum of a row", "row_sum", 2),
+        ("weight on the first token", "on_first", 3),
+        ("largest hidden state", "hidden top_1", 0),
+        ("change of the loss by logits in 4 bits", "Δ loss, logits in 4 bits", 3),
+    ):
+        both = " | ".join(seeds(name, what, digits) for name in ("vanilla", "softmax1"))
+        yield "02-without-subtraction.md", f"| {label} | {both} |"
     yield "02-without-subtraction.md", f"{seeds('temperature', 'effective_tokens', 1)} effective tokens"
     for what, digits in (("logits top_1", 1), ("hidden top_1", 0)):
         both = [seeds(name, what, digits) for name in ("vanilla", "differential")]
