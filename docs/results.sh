@@ -86,6 +86,11 @@ text=(config/cpu.toml --jobs=2) five=vanilla,softmax1,temperature,differential,v
 python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=$five --init_stds=0.02,0.088 \
     --learning_rates=1e-3,2e-3,4e-3 --n_heads=4,8 --tuning_seeds=101,102 --out_dir=out/text
 keep text results.json loss.png lam.png
+edge=("${text[@]}" --dataset=tinyshakespeare --init_std=0.125 --seeds=101,102) # larger first weights than were tried above
+python -m lab.compare "${edge[@]}" --attentions=vanilla,softmax1,differential,v2 --out_dir=out/text-edge
+keep text-edge results.json
+python -m lab.compare "${edge[@]}" --attentions=temperature --n_head=8 --learning_rate=4e-3 --out_dir=out/text-edge-temperature
+keep text-edge-temperature results.json
 python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla --n_embd=136 --chosen_in=docs/results/text/results.json \
     --out_dir=out/text-wider
 keep text-wider results.json
