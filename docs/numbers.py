@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from docs.kept import DOCS, accuracy, difference_of, loss_of, results, signed, solved_at, value
+from docs.kept import DOCS, accuracy, difference_of, loss_of, on_text, parts, results, signed, solved_at, value
 from lab.analyze import summary
 from lab.compare import paired, spread
 from lab.one_layer import best_lam, least_error
@@ -31,6 +31,7 @@ def numbers():
         of_one_layer,
         of_text,
         of_longer,
+        of_parts,
         of_inside,
         of_near_zero,
         of_course,
@@ -107,6 +108,35 @@ def of_longer():
         row, pairs = of["differential"], [signed(x, 3) for x in of["differential"]["pairs"].values()]
         cells = [loss_of(of["vanilla"]), loss_of(row), difference_of(row), " ".join(pairs)]
         yield "results.md", f"| {label} | {' | '.join(cells)} |"
+
+
+def of_parts():
+    """Which part? Differential with one part changed, on the task and on text."""
+    for name, rows in parts().items():
+        yield "results.md", parts_row(name, rows)
+    names = ("normed-vanilla", "lambda-zero", "differential", "no-norm", "tied")
+    yield "08-measured.md", f"| {' | '.join(on_text(parts()[name]) for name in names)} |"
+    runs = results("text-parts")["runs"]
+
+    def less(name, other):
+        of = paired(runs, name, other)
+        return f"{signed(of['mean'], 3)} ± {of['half']:.3f}"
+
+    yield "08-measured.md", f"without it {less('no-norm', 'differential')} |"
+    with_08, with_05 = (less(name, "differential") for name in ("init-0.8", "init-0.5"))
+    yield "08-measured.md", f"| with 0.8 {with_08}, with 0.5 {with_05} |"
+    yield "06-wrong.md", f"the same gain is {less('no-norm', 'differential').lstrip('−')}"
+    yield "08-measured.md", f"ahead of differential by {less('tied', 'differential').lstrip('−')}"
+    yield "results.md", f"which is {less('lambda-zero', 'normed-vanilla').lstrip('+')} more"
+
+
+def parts_row(name, rows):
+    """The cells of a part: accuracy, when it is solved, and the loss on text less vanilla's and less differential's."""
+    cells = [name, accuracy(rows["task"]), solved_at(rows["task"]), on_text(rows), ""]
+    if "fresh" in rows and name != "differential":
+        of = paired(results("text-parts")["runs"], name, "differential")
+        cells[-1] = f"{signed(of['mean'], 3)} ± {of['half']:.3f}"
+    return f"| {' | '.join(cells)} |"
 
 
 def by_first_weights(tuning, first):
@@ -276,7 +306,7 @@ def of_mistakes():
         of = paired(runs, name, right)
         yield "06-wrong.md", f"| {signed(of['mean'], 3)} ± {of['half']:.3f} |"
     for name, pages in (
-        ("no-norm", ("06-wrong.md", "08-measured.md", "results.md")),
+        ("no-norm", ("06-wrong.md", "results.md")),
         ("differential", ("06-wrong.md",)),
     ):
         of = paired(runs, name, "vanilla")
@@ -383,7 +413,7 @@ def of_one_layer():
     regression = of_settings(results("regression")["runs"])
     of = {(r["attention"], r["width"]): f"{r['error']['mean']:.3f}" for r in regression if r["n_head"] == 2}
     narrow, wide = ([of[name, width] for name in ("differential", "vanilla")] for width in (1, 48))
-    yield "08-measured.md", f"| one channel {narrow[0]}, 48 channels {wide[0]} | {narrow[1]} and {wide[1]} |"
+    yield "08-measured.md", f"| y of one channel {narrow[0]}, of 48 channels {wide[0]} | {narrow[1]} and {wide[1]} |"
     for row in regression:
         yield "results.md", f"| {row['width']} | {row['attention']} | {row['n_head']} | {error(row)} |"
 

@@ -56,6 +56,9 @@ keep missing-long results.json accuracy.png
 python -m lab.tune config/missing.toml --init_stds=0.02,0.088,0.125 --learning_rates=1e-3,2e-3,4e-3 --n_heads=2,4,8 \
     --seeds=1,2,3,4,5,6,7,8 --jobs=2 --out_dir=out/missing-tune
 keep missing-tune results.json
+python -m lab.tune config/missing.toml --attentions=vanilla --chosen_in=docs/results/missing-tune/results.json --max_iters=3200 \
+    --eval_interval=200 --seeds=1,2,3,4 --jobs=2 --out_dir=out/missing-tuned-long # does the tuned vanilla get there?
+keep missing-tuned-long results.json
 # When does it happen? λ, both maps and minus signs over training. Decides about a conjecture (a head dares to be sharp where a
 # second map can correct it): it is wrong if A₁ is not sharper than the map of lambda-zero at the end, in the mean of four seeds.
 python -m lab.course config/missing.toml --steps=0,25,50,75,100,150,200,400 --jobs=2 --out_dir=out/course-missing
@@ -115,9 +118,21 @@ for change in block_size=256 max_iters=4800; do
         --$change --seeds=1,2,3 --out_dir=out/text-$change
     keep text-$change results.json
 done
+python -m lab.compare "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla,differential --n_head=8 --seeds=1,2,3 \
+    --out_dir=out/text-8-maps
+keep text-8-maps results.json
 python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla,differential --n_heads=16 --init_stds=0.02,0.088 \
     --learning_rates=1e-3,2e-3,4e-3 --tuning_seeds=101 --seeds=1,2,3 --out_dir=out/text-16-maps
 keep text-16-maps results.json
+python -m lab.compare "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla,differential --equal=time --seeds=1,2,3 \
+    --out_dir=out/equal-time
+keep equal-time results.json
+# Which part? Decides: a part costs (or is worth) something on text if the interval of its paired difference to differential does
+# not hold 0, four seeds.
+parts=no-norm,no-scale,fixed-lambda,lambda-zero,tied,tied-0.9,tied-narrow,init-0.8,init-0.5,normed-vanilla,wide-values,sum
+python -m lab.compare "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla,differential,$parts --seeds=1,2,3,4 \
+    --out_dir=out/text-parts
+keep text-parts results.json
 
 # Shared noise. Decides: theory holds if the mean of λ over four seeds is within 0.01 of σ²/(σ² + 1/n) at each of twelve (σ, n),
 # and the error within a tenth of σ²/(nσ² + 1); the width of the values decides if vanilla is level where it is C/2.
