@@ -98,6 +98,7 @@ LONGER = {  # of docs/results, as results.md names them
     "text": "as above: windows of 64, 1200 steps, 4 maps",
     "text-block_size=256": "windows of 256",
     "text-max_iters=4800": "4800 steps",
+    "text-16-maps": "16 maps, both tuned again",
 }
 
 
