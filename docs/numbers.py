@@ -115,14 +115,21 @@ def of_parts():
     """Which part? Differential with one part changed, on the task and on text."""
     for name, rows in parts().items():
         yield "results.md", parts_row(name, rows)
-    names = ("normed-vanilla", "lambda-zero", "differential", "no-norm", "tied")
-    yield "08-measured.md", f"| {' | '.join(on_text(parts()[name]) for name in names)} |"
-    runs = results("text-parts")["runs"]
+    for name in ("normed-vanilla", "lambda-zero", "differential", "no-norm", "sum", "tied"):
+        yield "08-measured.md", f"| {on_text(parts()[name])} |"
+    runs = [*results("text-parts")["runs"]]
+    runs += [run | {"attention": "two heads"} for run in results("text-2-heads")["runs"]]  # of vanilla
 
     def less(name, other):
         of = paired(runs, name, other)
         return f"{signed(of['mean'], 3)} ± {of['half']:.3f}"
 
+    yield "results.md", f"| {less('two heads', 'vanilla')} | {less('two heads', 'differential')} |"
+    names = ("differential", "lambda-zero", "no-norm", "sum", "tied")
+    yield "results.md", f"| {' | '.join(less(name, 'two heads') for name in names)} |"
+    yield "08-measured.md", f"| {less('two heads', 'vanilla')} |"
+    yield "09-questions.md", f"is behind by {less('two heads', 'vanilla').lstrip('+')}"
+    yield "08-measured.md", f"ahead of it by {less('tied', 'two heads').lstrip('−')}"
     yield "08-measured.md", f"without it {less('no-norm', 'differential')} |"
     with_08, with_05 = (less(name, "differential") for name in ("init-0.8", "init-0.5"))
     yield "08-measured.md", f"| with 0.8 {with_08}, with 0.5 {with_05} |"

@@ -133,6 +133,8 @@ parts=no-norm,no-scale,fixed-lambda,lambda-zero,tied,tied-0.9,tied-narrow,init-0
 python -m lab.compare "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla,differential,$parts --seeds=1,2,3,4 \
     --out_dir=out/text-parts
 keep text-parts results.json
+python -m lab.compare "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla --n_head=2 --seeds=1,2,3,4 --out_dir=out/text-2-heads
+keep text-2-heads results.json # vanilla with as many heads as differential has
 
 # Shared noise. Decides: theory holds if the mean of λ over four seeds is within 0.01 of σ²/(σ² + 1/n) at each of twelve (σ, n),
 # and the error within a tenth of σ²/(nσ² + 1); the width of the values decides if vanilla is level where it is C/2.
