@@ -56,8 +56,8 @@ keep missing-long results.json accuracy.png
 python -m lab.tune config/missing.toml --init_stds=0.02,0.088,0.125 --learning_rates=1e-3,2e-3,4e-3 --n_heads=2,4,8 \
     --seeds=1,2,3,4,5,6,7,8 --jobs=2 --out_dir=out/missing-tune
 keep missing-tune results.json
-python -m lab.tune config/missing.toml --attentions=vanilla --chosen_in=docs/results/missing-tune/results.json --max_iters=3200 \
-    --eval_interval=200 --seeds=1,2,3,4 --jobs=2 --out_dir=out/missing-tuned-long # does the tuned vanilla get there?
+python -m lab.tune config/missing.toml --chosen_in=docs/results/missing-tune/results.json --max_iters=1600 --seeds=1,2,3,4 --jobs=2 \
+    --out_dir=out/missing-tuned-long # each at its best setting, and with more steps: do the others get there?
 keep missing-tuned-long results.json
 # When does it happen? λ, both maps and minus signs over training. Decides about a conjecture (a head dares to be sharp where a
 # second map can correct it): it is wrong if A₁ is not sharper than the map of lambda-zero at the end, in the mean of four seeds.
