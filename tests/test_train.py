@@ -21,7 +21,7 @@ from lab.show import THE_FOUR
 from model import GPT, GPTConfig
 from plumbing.checkpoint import load
 from plumbing.dataset import Split
-from train import batch, evaluate, make_optimizer, schedule, train
+from train import batch, evaluate, make_optimizer, schedule, seed_dropout, train
 
 PLAIN = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
@@ -103,6 +103,16 @@ def test_a_batch_depends_on_seed_and_step_alone():
     assert torch.equal(batch(split, 5, 3, 7)[0], x) and torch.equal(batch(on_disk, 5, 3, 7)[0], x)
     for seed, step in ((3, 8), (4, 7), (7, 3)):
         assert not torch.equal(batch(split, 5, seed, step)[0], x)
+
+
+def test_dropout_depends_on_seed_and_step_alone():
+    def dropped(seed, step):
+        torch.rand(step)  # what was drawn before does not count
+        seed_dropout(seed, step, torch.device("cpu"))
+        return nn.functional.dropout(torch.ones(64)).tolist()
+
+    assert dropped(1, 2) == dropped(1, 2)
+    assert dropped(1, 2) != dropped(1, 3) and dropped(1, 2) != dropped(2, 2)
 
 
 def test_batches_reach_the_first_and_the_last_token():
