@@ -49,11 +49,11 @@ def hull():
     """Chapter 1: where outputs lie, three values in the plane, many scores."""
     torch.manual_seed(0)
     v = torch.tensor([[1.0, 0.2], [2.2, 0.6], [1.3, 1.7]])
-    S1, S2 = 2.5 * torch.randn(2, 4000, 3)
+    (S1, S2), lam = 2.5 * torch.randn(2, 4000, 3), 0.8
     shapes = {
         "vanilla": ("softmax", S1.softmax(-1)),
         "softmax1": ("softmax1", softmax1(S1)),
-        "differential": ("difference, λ = 0.8", S1.softmax(-1) - 0.8 * S2.softmax(-1)),
+        "differential": (f"difference, λ = {lam}", S1.softmax(-1) - lam * S2.softmax(-1)),
     }
     figure, axes = panels(3, 3.6, 3.4)
     for ax, (name, (title, A)) in zip(axes, shapes.items(), strict=True):
@@ -62,7 +62,7 @@ def hull():
         ax.plot(*v[[0, 1, 2, 0]].T.numpy(), color="k", lw=1)
         if name == "differential":  # its hull has the corners vᵢ − λvⱼ
             corners = torch.stack(
-                [v[i] - 0.8 * v[j] for i, j in ((0, 1), (2, 1), (2, 0), (1, 0), (1, 2), (0, 2), (0, 1))]
+                [v[i] - lam * v[j] for i, j in ((0, 1), (2, 1), (2, 0), (1, 0), (1, 2), (0, 2), (0, 1))]
             )
             ax.plot(*corners.T.numpy(), color="k", lw=0.8, ls="--")
         for i, (x0, y0) in enumerate(v.tolist()):

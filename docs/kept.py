@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from configurable import UsageError
+from lab.compare import paired
 
 DOCS = Path(__file__).parent
 
@@ -21,9 +22,14 @@ def signed(number, digits):
     return f"{number:+.{digits}f}".replace("-", "−")
 
 
-def value(text):
-    """The number that `signed` wrote."""
-    return float(text.replace("−", "-"))
+def interval(of, digits):
+    """{mean, half}: the mean ± half of its 95 % interval."""
+    return f"{signed(of['mean'], digits)} ± {of['half']:.{digits}f}"
+
+
+def less(runs, name, other, digits=3):
+    """The loss of a mechanism less that of another, paired by seed. runs: those of a results.json."""
+    return interval(paired(runs, name, other), digits)
 
 
 def loss_of(row, digits=4):
@@ -33,8 +39,7 @@ def loss_of(row, digits=4):
 
 def difference_of(row, digits=4):
     """A row's paired difference with half of its interval; '' for the first mechanism."""
-    of = row.get("difference")
-    return f"{signed(of['mean'], digits)} ± {of['half']:.{digits}f}" if of else ""
+    return interval(row["difference"], digits) if "difference" in row else ""
 
 
 def accuracy(row):
@@ -45,39 +50,3 @@ def accuracy(row):
 def solved_at(row):
     """At which step each seed was first right in 99 of 100 contexts; – where it never was."""
     return " ".join("–" if step is None else str(step) for step in row["solved_at"])
-
-
-def side_by_side(**kinds):
-    """{mechanism: {kind: its row}}; kinds: names of results whose tables are read. The first that has it counts."""
-    found = {}
-    for kind, names in kinds.items():
-        for row in (row for name in names for row in results(name)["table"]):
-            found.setdefault(row["attention"], {}).setdefault(kind, row)
-    return found
-
-
-def parts():
-    """Of differential, of vanilla and of what lies between them: rows on the task and on text, four seeds each."""
-    return side_by_side(task=("missing-controls", "missing-narrow"), fresh=("text-parts",))
-
-
-def on_text(rows):
-    """What a mechanism adds to vanilla's loss: from fresh seeds with its interval, from two looks in brackets."""
-    if "fresh" in rows:
-        return difference_of(rows["fresh"], 3)
-    return f"({signed(rows['look']['difference']['mean'], 3)})" if "look" in rows else ""
-
-
-def on_task(rows):
-    """Accuracy after 400 steps, and the mean step at which it was right in 99 of 100, if it was with all seeds."""
-    at = rows["task"]["solved_at"]
-    return accuracy(rows["task"]) + ("" if None in at else f", step {sum(at) / len(at):.0f}")
-
-
-def ideas():
-    """Of every idea of the discussions: rows on the task (four seeds), on text from two looks, and from fresh seeds."""
-    return side_by_side(
-        task=("ideas-missing", "missing-controls", "missing-narrow"),
-        look=("ideas-look",),
-        fresh=("ideas", "text-parts"),
-    )

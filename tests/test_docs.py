@@ -21,7 +21,7 @@ import model
 import prepare as prepare_py
 from configurable import run
 from conftest import AUTHOR_KNOWS, ROOT, Done, author_knows, broken_laws
-from docs import figures, kept, numbers
+from docs import figures, numbers, of_text
 from ideas.mistakes import MISTAKES
 from lab.analyze import analyze
 from lab.bench import bench
@@ -220,31 +220,12 @@ def test_no_number_has_drifted():
 
 
 def test_a_number_that_drifts_is_found(monkeypatch, capsys):
-    real = numbers.results
-    monkeypatch.setattr(numbers, "results", lambda name: json.loads(json.dumps(real(name)).replace("1.7", "1.6")))
+    real = of_text.results
+    monkeypatch.setattr(of_text, "results", lambda name: json.loads(json.dumps(real(name)).replace("1.7", "1.6")))
     assert any("1.6368 ± 0.0141" in text for _, text in numbers.drifted())
     with pytest.raises(SystemExit) as ended:
         run(figures.figures, ["--check=true"])
     assert ended.value.code == 2 and "08-measured.md lacks" in capsys.readouterr().err
-
-
-def test_two_looks_stand_in_brackets_and_fresh_seeds_count_more():
-    look = {"look": {"difference": {"mean": -0.0123}}}
-    assert kept.on_text(look) == "(−0.012)"
-    assert kept.on_text(look | {"fresh": {"difference": {"mean": 0.01, "half": 0.002}}}) == "+0.010 ± 0.002"
-    task = {"accuracy": {"mean": 0.995, "sd": 0.004}}
-    assert kept.on_task({"task": task | {"solved_at": [150, 250]}}) == "0.99 ± 0.00, step 200"
-    assert kept.on_task({"task": task | {"solved_at": [150, None]}}) == "0.99 ± 0.00"
-
-
-def test_the_first_table_that_has_a_mechanism_counts(monkeypatch):
-    tables = {"a": [{"attention": "x", "n": 1}], "b": [{"attention": "x", "n": 2}, {"attention": "y", "n": 3}]}
-    monkeypatch.setattr(kept, "results", lambda name: {"table": tables[name]})
-    rows = kept.side_by_side(task=("a", "b"), text=("b",))
-    assert {name: {kind: row["n"] for kind, row in of.items()} for name, of in rows.items()} == {
-        "x": {"task": 1, "text": 2},
-        "y": {"task": 3, "text": 3},
-    }
 
 
 def test_every_figure_is_one_that_is_drawn(tmp_path):

@@ -1,0 +1,138 @@
+"""What the pages say of the tasks, computed from docs/results: (page, text) of each number."""
+
+import numpy as np
+
+from docs.kept import accuracy, difference_of, interval, loss_of, results, signed, solved_at
+from lab.compare import spread
+from lab.one_layer import best_lam, least_error
+from lab.one_layer import summary as of_settings
+from lab.show import THE_FOUR
+
+
+def of_missing():
+    """Which one is missing? Accuracy at the end and when it was 99 %, of every mechanism, control and tuned setting."""
+    for name in ("missing", "missing-long", "missing-tuned-long", "missing-controls", "missing-narrow", "missing-tune"):
+        for row in results(name)["table"]:
+            yield "results.md", f"| {accuracy(row)} | {solved_at(row)} |"
+    for name, items in (("1-layers", 12), ("4-layers", 12), ("6", 6), ("24", 24), ("48", 48)):
+        report = results(f"missing-{name}")
+        rows = [row for row in report["table"] if row["attention"] in ("vanilla", "differential")]
+        cells = [report["runs"][0]["config"]["n_layer"], items, rows[0]["steps"]]
+        cells += [cell for row in rows for cell in (accuracy(row), solved_at(row))]
+        yield "results.md", f"| {' | '.join(map(str, cells))} |"
+    preset, best = (
+        {row["attention"]: accuracy(row) for row in results(n)["table"]} for n in ("missing", "missing-tune")
+    )
+    vanilla = f"{preset['vanilla']}; at its best setting {best['vanilla']}, and"
+    yield "08-measured.md", f"| {preset['differential']}, from step 150 on | {vanilla}"
+    tuned = results("missing-tune")
+    late = [row["solved_at"] for row in results("missing-tuned-long")["table"][:2]]
+    span = f"{min(map(min, late))} to {max(map(max, late))}"
+    yield "the README", f"vanilla and softmax1 get there after {span}"
+    yield "the README", f"needs {span} for when it is tuned"
+    yield "00-a-task.md", f"does it get there, after {span}"
+    n = {a: sum(by["101"] < 0.1 for name, by in tuned["tuning"].items() if name.startswith(f"{a}-")) for a in THE_FOUR}
+    assert [*n.values()][:3] == [0, 0, 0]
+    yield (
+        "results.md",
+        f"A loss below 0.1 differential has in {n['differential']} of its {len(tuned['tuning']) // 4} settings",
+    )
+    for setting in tuned["chosen"].values():
+        name, init_std, rate, n_head = setting.rsplit("-", 3)
+        yield "results.md", f"| {name} | {init_std} | {rate} | {n_head} |"
+    solved = results("solved")["checkpoints"]
+    first, second = (next(r for r in solved[0]["answering"] if r["map"] == name) for name in ("A₁", "A₂"))  # of layer 0
+    shares = [f"{row[where]:.2f}" for row in (first, second) for where in ("first", "second")]
+    yield "results.md", "$A_1$ has {} of its weight on the first and {} on the second, $A_2$ {} and {}.".format(*shares)
+    rows = [row for name in ("missing-controls", "missing-narrow") for row in results(name)["table"]]
+    controls = {row["attention"]: accuracy(row) for row in rows}
+    for name in ("tied-0.9", "tied-narrow", "tied", "fixed-lambda", "add-only", "wide-values", "normed-vanilla"):
+        yield "00-a-task.md", f"(`{name}`) | {controls[name]} |"
+    nine, fifteen = (np.mean([entry["by_n_items"][n] for entry in solved]) for n in ("9", "15"))
+    yield "00-a-task.md", f"It does, with {nine:.2f} and {fifteen:.2f}"
+    yield "00-a-task.md", f"from 1.00 to {np.mean([entry['interventions']['negative by 0'] for entry in solved]):.2f}"
+    always = min(entry["orders"]["always"] for entry in solved)
+    yield "results.md", f"is right in {always:.2f} of the contexts in every one"
+    for kind in ("by_n_items", "interventions"):
+        for key in solved[0][kind].keys() - {name for name in solved[0][kind] if "alone" in name}:
+            some = [entry[kind][key] for entry in solved]
+            yield "results.md", f"| {key} | {np.mean(some):.2f} ± {np.std(some, ddof=1):.2f} |"
+
+
+def of_course():
+    """Maps over training, on the task and on text."""
+
+    def mean(name, step, attention="differential", of="course-missing"):
+        rows = results(of)["rows"]
+        return np.mean([row[name] for row in rows if (row["attention"], row["step"]) == (attention, step)])
+
+    def at_end(name, attention="differential"):
+        return mean(name, 1200, attention, "course-text")
+
+    yield "04-near-zero.md", f"falls from {mean('A1_A2_cosine', 50):.2f} to {mean('A1_A2_cosine', 100):.2f}"
+    yield "04-near-zero.md", ", ".join(f"{mean('accuracy', step):.2f} at step {step}" for step in (75, 100, 150))
+    yield "04-near-zero.md", f"with {mean('effective_tokens', 400, 'vanilla'):.1f} effective tokens"
+    yield "04-near-zero.md", f"with {mean('effective_tokens', 400, 'lambda-zero'):.1f}: both"
+    yield "04-near-zero.md", f"$A_1$ of differential, {mean('A1_effective_tokens', 400):.1f}"
+    fixed = f"λ fixed at 0 with {at_end('effective_tokens', 'lambda-zero'):.1f}."
+    yield "04-near-zero.md", f"ends with {at_end('A1_effective_tokens'):.1f} effective tokens, and a layer with {fixed}"
+    last = [row for row in results("course-text")["rows"] if row["step"] == 1200]
+    losses = {(row["attention"], row["seed"]): row["val_loss"] for row in last}
+    of = spread([losses["differential", seed] - losses["lambda-zero", seed] for seed in {row["seed"] for row in last}])
+    for page in ("04-near-zero.md", "08-measured.md"):
+        yield page, interval(of, 3)
+    start = mean("negative_share", 0, of="course-text")
+    yield "03-subtraction.md", f"{start:.2f} of the weights begin below zero"
+
+
+def of_one_layer():
+    """One layer alone: λ learned and derived, errors, and those of regression in the context."""
+    rows = {(r["attention"], r["n_items"], r["sigma"]): r for r in of_settings(results("noise")["runs"])}
+    for (name, n, sigma), row in rows.items():
+        if name == "no-norm":
+            lams = " ".join(f"{lam:.3f}" for lam in row["lams"])
+            theory = f"{best_lam(sigma, n):.3f} | {lams} | {least_error(sigma, n):.4f} | {error(row)}"
+            others = " | ".join(error(rows[other, n, sigma]) for other in ("differential", "vanilla"))
+            yield "results.md", f"| {n} | {sigma:g} | {theory} | {others} |"
+    plain = [row for (name, _, _), row in rows.items() if name == "no-norm"]
+    off = [abs(lam - row["best_lam"]) for row in plain for lam in row["lams"]]
+    near, limit = sum(x < 0.0045 for x in off), sum(r["error"]["mean"] < 1.1 * r["least_error"] for r in plain)
+    yield "results.md", f"{near} of the {len(off)} runs within 0.0045"
+    yield "04-near-zero.md", f"In {near} of {len(off)} runs"
+    yield "results.md", f"it is in {['nine', 'ten', 'eleven'][limit - 9]} of twelve"
+    ratio = max(rows["vanilla", r["n_items"], r["sigma"]]["error"]["mean"] / r["error"]["mean"] for r in plain)
+    yield "results.md", f"up to {ratio:.0f} times larger"
+    for rate in ("2e-3", "1e-2"):
+        of = {row["attention"]: error(row) for row in of_settings(results(f"noise-{rate}")["runs"])}
+        yield "results.md", f"| {rate} | {' | '.join(of[name] for name in ('no-norm', 'differential', 'vanilla'))} |"
+    for row in of_settings([*results("noise-narrow")["runs"], *results("noise-heads")["runs"]]):
+        yield "results.md", f"| {row['width']} | {row['attention']} | {row['n_head']} | {error(row)} |"
+    regression = of_settings(results("regression")["runs"])
+    of = {(r["attention"], r["width"]): f"{r['error']['mean']:.3f}" for r in regression if r["n_head"] == 2}
+    narrow, wide = ([of[name, width] for name in ("differential", "vanilla")] for width in (1, 48))
+    yield "08-measured.md", f"| y of one channel {narrow[0]}, of 48 channels {wide[0]} | {narrow[1]} and {wide[1]} |"
+    for row in regression:
+        yield "results.md", f"| {row['width']} | {row['attention']} | {row['n_head']} | {error(row)} |"
+
+
+def error(row):
+    """Mean ± standard deviation of a setting's error."""
+    return f"{row['error']['mean']:.3f} ± {row['error']['sd']:.3f}"
+
+
+def of_needles():
+    """Needles that were found, N = 4, every seed."""
+    found = {name: [] for name in THE_FOUR}
+    for run in results("needles")["runs"]:
+        found[run["attention"]].append(f"{run['needles']['by_n'][3]['exact']:.2f}")
+    exact = {name: " ".join(cells) for name, cells in found.items()}
+    yield "08-measured.md", f"seeds 1 2 3: {exact['vanilla']} → {exact['differential']}"
+    small = " ".join(f"{run['needles']['by_n'][3]['exact']:.2f}" for run in results("needles-small")["runs"])
+    yield "08-measured.md", f"vanilla's {exact['vanilla']} into {small}"
+    for row in results("needles")["table"]:
+        yield "results.md", f"| {row['attention']} | {loss_of(row, 3)} | {difference_of(row, 3)}".rstrip()
+        yield "results.md", exact[row["attention"]]
+    inside = [e for e in results("analysis-needles-seeds")["checkpoints"] if e["attention"] == "differential"]
+    lam = [entry["learned"]["lam"]["now"][0] for entry in inside]
+    yield "results.md", f"in every seed ({', '.join(signed(x, 2) for x in lam)})"
+    yield "03-subtraction.md", f"(λ from {signed(max(lam), 2)} to {signed(min(lam), 2)},"
