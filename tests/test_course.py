@@ -85,6 +85,17 @@ def test_its_report_has_a_row_for_each_look(corpus, capsys):
     assert "A1_A2_cosine" in rows[2] and "A1_A2_cosine" not in rows[0]
 
 
+def test_accuracy_is_drawn_where_there_is_one(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(lab.course, "write_figure", lambda path, figure: drawn.append(figure.axes[1]))
+    row = dict.fromkeys(lab.course.NUMBERS, 0.5) | {"attention": "differential", "seed": 1, "lam": [0.2]}
+    for more in ({}, {"accuracy": 0.25}):
+        lab.course.draw("course.png", [row | more | {"step": step} for step in (0, 4)], "data")
+    without, with_it = ([line.get_label() for line in axes.lines] for axes in drawn)
+    assert without == ["cosine of A₁ and A₂"] and with_it == [*without, "accuracy"]
+    assert [*drawn[1].lines[1].get_ydata()] == [0.25, 0.25]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

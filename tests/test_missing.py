@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import lab.solved
 from configurable import UsageError, bind, parse
 from conftest import ROOT, metrics
 from lab.interventions import replaced
@@ -170,6 +171,17 @@ def test_its_report_and_pictures(run, capsys):
     assert entries[0]["by_n_items"][3] == entries[0]["interventions"]["nothing replaced"]
     assert Path("out/solved/answer-out-run.png").stat().st_size > 10_000
     assert "A₂ by its mean" in capsys.readouterr().out
+
+
+def test_the_picture_has_a_column_per_layer_with_both_maps_above_their_difference(run, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(lab.solved, "write_figure", lambda path, figure: drawn.extend(figure.axes))
+    solved("out/run", n_items=(3,), contexts=10)
+    titles = [axes.get_title().partition(", λ")[0] for axes in drawn]
+    names = ("A₁", "λA₂", "A₁ − λA₂")
+    assert titles == [f"layer {i}, head {h}: {name}" for h in (0, 1) for name in names for i in (0, 1)]
+    heights = [np.array([bar.get_height() for bar in axes.patches if bar.get_width() < 1]) for axes in drawn]
+    np.testing.assert_allclose(heights[4], heights[0] - heights[2], atol=1e-6)
 
 
 def test_other_checkpoints_are_refused(go):
