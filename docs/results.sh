@@ -28,14 +28,14 @@ checkpoints() { # NAME RATE SEED...: the runs of out/NAME
 # The first recipe of cpu.toml
 python -m lab.compare config/cpu.toml --init_std=0.02 --learning_rate=3e-3 --eval_interval=200 --dataset=tinyshakespeare --jobs=2 \
     --out_dir=out/first-recipe
-keep first-recipe results.json loss.png
+keep first-recipe results.json
 python -m lab.compare config/needles.toml --seeds=1,2,3 --jobs=2 --out_dir=out/needles
-keep needles results.json loss.png needles.png lam.png
+keep needles results.json needles.png lam.png
 python -m lab.compare config/needles.toml --attentions=vanilla --seeds=1,2,3 --init_std=0.02 --jobs=2 --out_dir=out/needles-small
-keep needles-small results.json needles.png
+keep needles-small results.json
 
 look analysis-needles $(checkpoints needles 0.002 2) --tokens=16384
-keep analysis-needles analysis.json needles.png map-{vanilla,differential}.png
+keep analysis-needles analysis.json needles.png map-differential.png
 look analysis-needles-seeds $(checkpoints needles 0.002 1 2 3) --tokens=16384
 keep analysis-needles-seeds analysis.json
 
@@ -106,7 +106,7 @@ fair() { # SEED...: the runs of out/text with these seeds, each mechanism at its
     done
 }
 look analysis-text $(fair 1)
-keep analysis-text analysis.json {map,maps}-{vanilla,softmax1,temperature,differential}.png weights.png losses.png
+keep analysis-text analysis.json map-differential.png maps-{vanilla,softmax1,temperature,differential}.png weights.png losses.png
 look analysis-text-seeds $(fair 1 2 3 4 5 6) --tokens=16384
 keep analysis-text-seeds analysis.json
 python -m lab.course config/cpu.toml --dataset=tinyshakespeare --steps=0,50,100,200,400,800,1200 --jobs=2 --out_dir=out/course-text

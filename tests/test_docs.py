@@ -232,8 +232,14 @@ def test_every_figure_is_one_that_is_drawn(tmp_path):
     figures.figures(out_dir=str(tmp_path))
     drawn = {path.name for path in tmp_path.iterdir()}
     assert drawn == {path.name for path in (ROOT / "docs/figures").iterdir()}
-    used = {name for page in PAGES for name in re.findall(r"\]\(figures/([\w.]+)\)", page.read_text(encoding="utf-8"))}
-    assert used == drawn
+    texts = [page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    used = {name for text in texts for name in re.findall(r"\]\((?:docs/)?((?:figures|results)/[^)]+\.png)\)", text)}
+    kept = {
+        path.relative_to(ROOT / "docs").as_posix()
+        for kind in ("figures", "results")
+        for path in (ROOT / "docs" / kind).rglob("*.png")
+    }
+    assert used == kept
 
 
 # ---------------------------------------------------------------------------- mistakes and solutions
