@@ -151,6 +151,10 @@ done
 # Regression in the context. Decides: signs help if differential is ahead of vanilla with 2 and 4 heads in all four seeds.
 python -m lab.one_layer --task=regression --n_items=20 --widths=1,48 --n_heads=1,2,4 --out_dir=out/regression
 keep regression results.json regression.png
+# Does the order of the examples matter? Only where queries and keys are rotated by their place.
+python -m lab.one_layer --task=regression --n_items=20 --widths=1,48 --attentions=vanilla,differential,no-norm --positions=true \
+    --out_dir=out/regression-positions
+keep regression-positions results.json
 
 python -m lab.compare docs/mistakes.toml --jobs=2 # the mistakes of chapter 6
 keep mistakes results.json

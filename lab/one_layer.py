@@ -8,8 +8,9 @@ noise       n tokens of a key in R⁸ and a value s + c; s ~ N(0, I) is the toke
 regression  n tokens of x ~ N(0, I) in R⁵ and a value y = W x + 0.1 N(0, I), with a new W ~ N(0, I/5) for each context.
             Query: another x. Answer: its W x.
 
-The last token also carries the query, in channels of its own: so every token that it sees has a value. No positions,
-residual stream, norm or MLP: the answer is the layer's output itself. Error: squared error ÷ variance of the answer.
+The last token also carries the query, in channels of its own: so every token that it sees has a value. No residual
+stream, norm or MLP: the answer is the layer's output itself. Error: squared error ÷ variance of the answer. Order:
+variance of what is said over ten orders of the tokens before the last ÷ variance of the answer; 0 without positions.
 After an interruption the same command continues.
 """
 
@@ -49,6 +50,7 @@ def one_layer(
     widths: Annotated[tuple[int, ...], "at least 1 and at most 48"] = (48,),  # numbers of channels of a value
     sigmas: Sigmas | None = None,  # standard deviations of the shared noise; none: 0.125,0.25,0.5,1,2,4; only for noise
     seeds: Seeds = (1, 2, 3, 4),  # every setting is trained once with each seed
+    positions: bool = False,  # whether queries and keys are rotated by their place in the context
     learning_rate: PositiveFloat = 5e-3,  # highest learning rate, after 100 steps; it falls to 0 over the second half
     steps: PositiveInt = 1600,  # training steps, of 64 fresh contexts each
     out_dir: str | None = None,  # folder for results.json and the figure; none: out/one-layer-<task>
@@ -65,7 +67,7 @@ def one_layer(
     sigmas, code = sigmas or SIGMAS, {a: provenance(a)["code"] for a in attentions}
     settings = [
         {"task": task, "width": w, "n_items": n, "sigma": sigma, "attention": a, "n_head": h, "seed": seed}
-        | {"learning_rate": learning_rate, "steps": steps, "code": code[a]}
+        | {"positions": positions, "learning_rate": learning_rate, "steps": steps, "code": code[a]}
         for seed, w, n, sigma, a, h in itertools.product(seeds, widths, n_items, sigmas, attentions, n_heads)
         if h % ATTENTION[a].maps_per_head == 0
     ]
@@ -148,11 +150,12 @@ def shape(attention, n_head, n_items):
         raise UsageError(str(error)) from None
 
 
-def trained(task, width, n_items, sigma, attention, n_head, seed, learning_rate, steps, code=""):
-    """{"error", "parameters"} and of a mechanism with λ also {"lam"}, after training."""
+def trained(task, width, n_items, sigma, attention, n_head, seed, positions, learning_rate, steps, code=""):
+    """{"error", "order", "parameters"} and of a mechanism with λ also {"lam"}, after training."""
     torch.manual_seed(seed)
     layer = GPT(shape(attention, n_head, n_items)).blocks[0].attention
-    layer.rotate = lambda q, start: q  # no positions
+    if not positions:
+        layer.rotate = lambda q, start: q
     optimizer = AdamW(layer.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     draw = torch.Generator().manual_seed(seed)
     for step in range(steps):
@@ -166,8 +169,16 @@ def trained(task, width, n_items, sigma, attention, n_head, seed, learning_rate,
     with torch.no_grad():
         x, y = contexts(task, 4096, n_items, width, sigma, draw)
         error = (((last_row(layer, x)[:, :width] - y) ** 2).mean() / y.var()).item()
-    numbers = {"error": error, "parameters": sum(p.numel() for p in layer.parameters())}
+        said = torch.stack([last_row(layer, reordered(x, draw))[:, :width] for _ in range(10)])
+    order = (said.var(0).mean() / y.var()).item()
+    numbers = {"error": error, "order": order, "parameters": sum(p.numel() for p in layer.parameters())}
     return numbers | ({"lam": layer.lam.item()} if "lam" in layer.watch else {})
+
+
+def reordered(x, draw):
+    """Contexts x BTC with the tokens before the last in a random order, one for each context."""
+    order = torch.rand(x[:, :-1, 0].shape, generator=draw).argsort(1)
+    return torch.cat((x.gather(1, order[..., None].expand(-1, -1, C)), x[:, -1:]), 1)
 
 
 def last_row(layer, x):
@@ -190,6 +201,8 @@ def summary(runs):
         row = {"task": task, "width": width, "n_items": n, "sigma": sigma, "attention": attention, "n_head": n_head}
         row |= {"seeds": len(mine), "error": spread([one["error"] for one in mine])}
         row |= {"errors": [one["error"] for one in mine], "parameters": mine[0]["parameters"]}
+        if mine[0].get("positions"):
+            row["order"] = spread([one["order"] for one in mine])
         if "lam" in mine[0]:
             row["lams"] = [one["lam"] for one in mine]
         if task == "noise":
@@ -205,6 +218,8 @@ def cells(row):
     shown |= {"seeds": row["seeds"], "error, mean ± sd": f"{row['error']['mean']:.4f}"}
     if "sd" in row["error"]:
         shown["error, mean ± sd"] += f" ± {row['error']['sd']:.4f}"
+    if "order" in row:
+        shown["order"] = f"{row['order']['mean']:.4f}"
     shown["theory"] = f"{row['least_error']:.4f}" if "least_error" in row else ""
     shown["λ"] = " ".join(f"{lam:.3f}" for lam in row.get("lams", ()))
     shown["λ*"] = f"{row['best_lam']:.3f}" if "best_lam" in row and "lams" in row else ""

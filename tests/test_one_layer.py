@@ -8,10 +8,12 @@ import torch
 
 import lab.one_layer
 from conftest import mistake
-from lab.one_layer import C, best_lam, contexts, last_row, least_error, one_layer, trained
+from lab.one_layer import C, best_lam, contexts, last_row, least_error, one_layer, reordered, trained
 from model import GPT, GPTConfig
 
 FEW = {"n_items": (4,), "widths": (3,), "sigmas": (0.5, 1.0), "seeds": (1, 2), "steps": 3}
+ONE = {"task": "noise", "width": 4, "n_items": 4, "sigma": 1.0, "attention": "no-norm", "n_head": 2, "seed": 3}
+ONE |= {"positions": False}
 
 
 def draw(seed=1):
@@ -70,11 +72,20 @@ def test_its_row_is_the_last_of_the_layer_s(attention, n_head):
 
 
 def test_a_run_is_a_function_of_its_setting_and_it_learns():
-    setting = {"task": "noise", "width": 4, "n_items": 4, "sigma": 1.0, "attention": "no-norm", "n_head": 2, "seed": 3}
-    first = trained(**setting, learning_rate=5e-3, steps=300)
-    assert first == trained(**setting, learning_rate=5e-3, steps=300)
+    first = trained(**ONE, learning_rate=5e-3, steps=300)
+    assert first == trained(**ONE, learning_rate=5e-3, steps=300)
     assert first["error"] < 0.5 and first["lam"] == pytest.approx(best_lam(1.0, 4), abs=0.1)  # 0.8, from 0.2
-    assert "lam" not in trained(**setting | {"attention": "vanilla"}, learning_rate=5e-3, steps=1)
+    assert "lam" not in trained(**ONE | {"attention": "vanilla"}, learning_rate=5e-3, steps=1)
+
+
+def test_the_order_of_a_context_matters_only_with_positions():
+    x, y = contexts("regression", 50, 9, 7, 0.0, draw())
+    other = reordered(x, draw(2))
+    assert not torch.equal(other, x) and torch.equal(other[:, -1], x[:, -1])
+    W = torch.linalg.lstsq(other[..., :5], other[..., 5:12]).solution  # a token is moved as a whole
+    torch.testing.assert_close((other[:, -1:, -5:] @ W)[:, 0], y, atol=1e-3, rtol=1e-3)
+    without, rotated = (trained(**ONE | {"positions": on}, learning_rate=5e-3, steps=30) for on in (False, True))
+    assert without["order"] < 1e-10 < 1e-6 < rotated["order"]
 
 
 def test_runs_are_kept_and_the_same_command_goes_on(monkeypatch, capsys):
