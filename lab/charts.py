@@ -7,21 +7,22 @@ import textwrap
 import numpy as np
 
 from lab.show import look
+from model import ATTENTION
 from plumbing.figure import new_figure, write_figure
 
 
 def draw(out, title, rows, summary):
-    """loss.png, and where there is something to show accuracy, needles, lam, g (and alike) and rates.png."""
+    """loss.png, and where there is something to show accuracy, needles, rates, and learned numbers: lam, g, b …."""
     best = {row["attention"]: row for row in summary if row["best"]}
     keys = {name: (name, row["learning_rate"]) for name, row in best.items()}
     chosen = {name: [r for r in rows if (r["attention"], r["learning_rate"]) == key] for name, key in keys.items()}
     if best:
         panels = [functools.partial(draw_losses, chosen), functools.partial(draw_pairs, best, summary[0]["attention"])]
         save_figure(out / "loss.png", title, panels)
-    for name in ("lam", "g"):
-        if mechanisms := [mechanism for mechanism, runs in chosen.items() if name in runs[0]]:
-            panels = [functools.partial(draw_watched, chosen[mechanism], name) for mechanism in mechanisms]
-            save_figure(out / f"{name}.png", title, panels)
+    for name in dict.fromkeys(name for mechanism in chosen for name in ATTENTION[mechanism].watch):
+        mechanisms = [mechanism for mechanism, runs in chosen.items() if name in runs[0]]
+        panels = [functools.partial(draw_watched, chosen[mechanism], name) for mechanism in mechanisms]
+        save_figure(out / f"{name}.png", title, panels)
     if best and "accuracy" in summary[0]:
         save_figure(out / "accuracy.png", title, [functools.partial(draw_accuracies, chosen)])
     if best and "exact" in summary[0]:
@@ -70,7 +71,7 @@ def draw_pairs(best, first, axes):
 
 
 def draw_watched(runs, name, axes):
-    """λ or g of each layer over a run, the mean over its heads: a thin line per seed, a thick one for their mean."""
+    """A learned number of each layer over a run, the mean over heads: a thin line per seed, a thick one for their mean."""
     from matplotlib import colormaps
 
     values = np.array([[[np.mean(layer) for layer in row] for row in run[name]] for run in runs])  # seed, step, layer

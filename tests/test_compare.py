@@ -245,12 +245,13 @@ def test_every_figure_is_drawn():
             ("vanilla", {}),
             ("differential", {"lam": [[[0.2], [0.4]]] * 3}),
             ("temperature", {"g": [[[9.0, 8.0]] * 2] * 3}),
+            ("sink", {"b": [[[0.1, -0.2]] * 2] * 3}),
         )
         for seed in (1, 2)
         for rate in (1e-3, 1e-2)
     ]
-    draw(Path(), "a title", rows, summarize(rows, ("vanilla", "differential", "temperature")))
-    assert {p.name for p in Path().glob("*.png")} == {"loss.png", "lam.png", "g.png", "rates.png"}
+    draw(Path(), "a title", rows, summarize(rows, ("vanilla", "differential", "temperature", "sink")))
+    assert {p.name for p in Path().glob("*.png")} == {"loss.png", "lam.png", "g.png", "b.png", "rates.png"}
     assert all(p.stat().st_size > 10_000 for p in Path().glob("*.png"))
 
 
