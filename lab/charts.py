@@ -71,7 +71,7 @@ def draw_pairs(best, first, axes):
 
 
 def draw_watched(runs, name, axes):
-    """A learned number of each layer over a run, the mean over heads: a thin line per seed, a thick one for their mean."""
+    """A learned number of each layer over a run, the mean over its heads: a thin line per seed, a thick mean."""
     from matplotlib import colormaps
 
     values = np.array([[[np.mean(layer) for layer in row] for row in run[name]] for run in runs])  # seed, step, layer
