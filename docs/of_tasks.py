@@ -3,10 +3,10 @@
 import numpy as np
 
 from docs.kept import accuracy, difference_of, interval, loss_of, results, signed, solved_at
-from lab.compare import spread
 from lab.one_layer import best_lam, least_error
 from lab.one_layer import summary as of_settings
 from lab.show import THE_FOUR
+from lab.spread import spread
 
 
 def of_missing():

@@ -6,8 +6,8 @@ import numpy as np
 
 from docs.kept import accuracy, difference_of, interval, less, loss_of, results, signed, solved_at
 from lab.analyze import summary
-from lab.compare import spread
 from lab.show import THE_FOUR
+from lab.spread import spread
 
 
 def of_text():

@@ -5,18 +5,17 @@ python -m lab.compare config/cpu.toml --learning_rates=1e-3,2e-3,4e-3      tries
 python -m lab.compare config/cpu.toml --equal=time                         a faster mechanism takes more steps
 
 Runs of the same seed see the same data in the same order, and begin with the same value of every weight that their
-mechanisms share: so runs are compared in pairs. After an interruption the same command continues.
+mechanisms share: so runs are compared in pairs. `{seed}` in --init_from is the run's seed: so each can be fine-tuned
+from a run of its own. After an interruption the same command continues.
 """
 
 import dataclasses
 import json
-import math
 import statistics
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 
 from configurable import PositiveInt, UsageError, bind, check_ranges, one_of, run, show
@@ -25,6 +24,7 @@ from lab.charts import draw
 from lab.needles import find_needles, task_of
 from lab.runs import is_done, run_all
 from lab.show import THE_FOUR, table
+from lab.spread import spread
 from model import ATTENTION, GPTConfig
 from plumbing.checkpoint import load, load_model
 from plumbing.dataset import load_dataset
@@ -38,7 +38,6 @@ Rates = Annotated[tuple[float, ...], "at least 0 and finite"]
 CHOSEN_PER_RUN = {  # options of train.py, and what to give instead
     "attention": "give attentions",
     "seed": "give seeds",
-    "init_from": "leave it out",
     "overwrite": "leave it out",
 }
 
@@ -66,6 +65,7 @@ def compare(
         runs = {
             f"{attention}-{rate!r}-{seed}": with_defaults(
                 {**options, "attention": attention, "learning_rate": rate, "seed": seed, "max_iters": steps[attention]}
+                | {"init_from": settings["init_from"].replace("{seed}", str(seed))}
             )
             for seed in seeds
             for rate in rates
@@ -105,6 +105,8 @@ def check(attentions, seeds, learning_rates, equal, jobs, options):
             raise UsageError(f"{name}={show(values)}: must not name one twice")
     if options.get("gradient_accumulation_steps", 1) > 1 and equal == "time":
         raise UsageError("equal=time measures a step of one micro-batch: gradient_accumulation_steps must be 1")
+    if options.get("init_from") == "resume":
+        raise UsageError("init_from=resume: the same command continues by itself; leave it out")
     for attention in attentions:
         with_defaults({**options, "attention": attention})
 
@@ -265,25 +267,6 @@ def summarize_needles(runs):
         "exact": [spread([run["by_n"][i]["exact"] for run in runs]) for i in range(n_needles)],
         "looked_at": {kind: spread([share[kind] for share in shares]) for kind in kinds},
     }
-
-
-def spread(values):
-    """{n, mean, sd, half}: mean ± half is its 95 % interval. Of one value there is neither sd nor half."""
-    n, mean = len(values), statistics.fmean(values)
-    if n < 2:
-        return {"n": n, "mean": mean}
-    sd = statistics.stdev(values)
-    return {"n": n, "mean": mean, "sd": sd, "half": student(n - 1) * sd / math.sqrt(n)}
-
-
-def student(freedom):
-    """The 97.5th percentile of Student's t, integrated numerically: of t = √freedom tan θ the density is that of
-
-    cos(θ) to the power freedom − 1.
-    """
-    theta = np.linspace(0, math.pi / 2, 1_000_001)
-    share = np.cumsum(np.cos(theta) ** (freedom - 1))
-    return math.sqrt(freedom) * math.tan(np.interp(0.95 * share[-1], share, theta))
 
 
 # ---------------------------------------------------------------------------- tables

@@ -26,8 +26,9 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from configurable import PositiveFloat, PositiveInt, UsageError, check_ranges, one_of, run, show
-from lab.compare import Seeds, spread
+from lab.compare import Seeds
 from lab.show import look, table
+from lab.spread import spread
 from model import ATTENTION, GPT, GPTConfig
 from plumbing.figure import new_figure, write_figure
 from plumbing.files import locked, write_json

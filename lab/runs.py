@@ -66,7 +66,7 @@ def is_done(folder, options, meta):
     if not (folder / "ckpt.pt").exists():
         return False
     saved = load(folder / "ckpt.pt")
-    before, names = saved["options"], options.keys() - {"out_dir", "init_from", "overwrite"}
+    before, names = saved["options"], options.keys() - {"out_dir", "overwrite"}
     wanted = options | {"vocab_size": max(options["vocab_size"], meta["vocab_size"])}
     changed = [name for name in names if name not in before or before[name] != wanted[name]]
     other = [f"{name} {show(before.get(name))} -> {show(wanted[name])}" for name in changed]

@@ -15,9 +15,10 @@ import lab.runs
 from configurable import UsageError, parse, signature, usage
 from conftest import ROOT
 from lab.charts import draw
-from lab.compare import compare, differences, loss_cells, paired, spread, student, summarize
+from lab.compare import compare, differences, loss_cells, paired, summarize
 from lab.needles import needles
 from lab.show import THE_FOUR
+from lab.spread import spread, student
 from model import ATTENTION
 from plumbing.checkpoint import load
 
@@ -112,6 +113,17 @@ def test_a_run_that_failed_is_reported_and_the_others_are_compared(again, monkey
     report = json.loads(Path("out/copy/results.json").read_text())
     assert report["failed"] == {"vanilla-0.001-1": why} and len(report["runs"]) == 3
     assert report["table"][0]["missing"] == [1] and report["table"][1]["difference"]["n"] == 1
+
+
+def test_each_seed_can_begin_where_a_run_of_its_own_ended(compared, corpus):
+    begin = f"{compared[0]}/vanilla-0.001-{{seed}}"
+    options = SHAPE | SHORT | {"dataset": str(corpus), "out_dir": "tuned", "init_from": begin, "max_iters": 0}
+    compare(attentions=("vanilla", "grown"), seeds=(1, 2), **options)
+    runs = json.loads(Path("tuned/results.json").read_text())["runs"]
+    losses = [load(compared[0] / f"vanilla-0.001-{seed}")["best"]["val_loss"] for seed in (1, 1, 2, 2)]
+    assert [run["val_losses"] for run in runs] == [[pytest.approx(loss, rel=1e-6)] for loss in losses]
+    with pytest.raises(UsageError, match=r"vanilla-0.001-1 has another run \(init_from .* -> scratch\)"):
+        compare(attentions=("vanilla", "grown"), seeds=(1, 2), **options | {"init_from": "scratch"})
 
 
 def test_done_runs_are_not_run_again(again, compared, monkeypatch):
@@ -290,7 +302,7 @@ def test_accuracy_at_the_end_and_when_it_was_first_99_percent():
     [
         ({"attention": "vanilla"}, "attention: is chosen for every run; give attentions"),
         ({"seed": 3}, "seed: is chosen for every run; give seeds"),
-        ({"init_from": "resume"}, "init_from: is chosen for every run; leave it out"),
+        ({"init_from": "resume"}, "init_from=resume: the same command continues by itself; leave it out"),
         ({"overwrite": True}, "overwrite: is chosen for every run; leave it out"),
         (
             {"attentions": ("vanila",)},
