@@ -32,3 +32,8 @@ keep ideas-missing results.json
 text=(config/cpu.toml --dataset=tinyshakespeare --eval_interval=1200 --jobs=2)
 python -m lab.compare "${text[@]}" --attentions=vanilla,add-only,$ideas --seeds=101,102 --out_dir=out/ideas-look
 keep ideas-look results.json
+# Can a trained model learn to subtract? Decides: it gains by it if the interval of its difference to vanilla, tuned as long from
+# the same weights, does not hold 0.
+python -m lab.compare "${text[@]}" --attentions=vanilla,grown,dex --init_from=out/ideas/vanilla-0.002-{seed} --learning_rate=1e-3 \
+    --warmup_iters=50 --max_iters=600 --seeds=1,2,3,4,5,6 --out_dir=out/retrofit
+keep retrofit results.json

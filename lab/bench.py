@@ -326,21 +326,23 @@ def preparing(plan):
 
 
 def draw(path, title, rows):
-    """Tokens per second, and memory, against T, on logarithmic axes: a line per mechanism and path."""
+    """Speed, relative to fused vanilla where there is one, and memory, against T: a line per mechanism and path."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    (figure, panels), mode = new_figure(11, 5, 1, 2), rows[-1]["mode"]
-    for axes, key, label in zip(panels, ("tokens_per_second", "MB"), ("tokens per second", "memory (MB)"), strict=True):
+    (figure, panels), mode = new_figure(9, 4.2, 1, 2), rows[-1]["mode"]
+    relative = all("to_fused_vanilla" in row or "failed" in row for row in rows)
+    speed = ("to_fused_vanilla", "speed ÷ that of fused vanilla") if relative else ("tokens_per_second", "tokens/s")
+    for axes, (key, label) in zip(panels, (speed, ("MB", "memory (MB)")), strict=True):
         for name, way in dict.fromkeys((row["attention"], row["path"]) for row in rows):
             line = [r for r in rows if (r["attention"], r["path"], r["mode"]) == (name, way, mode) and key in r]
             T, values = [r["T"] for r in line], [np.median(r[key]) for r in line]
             axes.plot(T, values, **look(name) | {"ls": "-" if way == "fused" else ":"}, ms=5, label=f"{name}, {way}")
-        axes.set(xscale="log", yscale="log", xlabel="T (tokens in a window)", ylabel=label)
+        axes.set(xscale="log", ylim=(0, None), xlabel="T (tokens in a window)", ylabel=label)
         axes.xaxis.set(major_locator=FixedLocator(sorted({row["T"] for row in rows})), minor_locator=NullLocator())
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.grid(alpha=0.3)
     panels[0].legend(fontsize=8)
-    figure.suptitle(f"A training step, {mode}; {title}")
+    figure.suptitle(f"A training step, {mode}; {title}", fontsize=10)
     write_figure(path, figure)
 
 
