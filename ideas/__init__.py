@@ -12,5 +12,7 @@ from ideas.selection import SELECTIONS
 from ideas.steps import STEPS
 from model import ATTENTION
 
-ATTENTION.update(ABLATIONS | DENOMINATORS | DIFFERENCES | LAMBDAS | MISTAKES)
-ATTENTION.update(MIXTURES | POSITIONS | RETROFITS | SELECTIONS | STEPS)
+ALL = (
+    ABLATIONS | DENOMINATORS | DIFFERENCES | LAMBDAS | MISTAKES | MIXTURES | POSITIONS | RETROFITS | SELECTIONS | STEPS
+)
+ATTENTION.update(ALL | ATTENTION)  # where model.py has one of these names, its own counts

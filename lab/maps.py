@@ -108,11 +108,11 @@ def correlation(A1, A2):
     return F.cosine_similarity(A1, A2, dim=-1)[..., 1:].mean(-1) if A1.size(-1) > 1 else A1.new_zeros(A1.shape[:2])
 
 
-def zero_by_itself(A1, A):
-    """Of a row's visible weights with |a| ≤ 0.001, the share whose a₁ is at most 0.001, too: small before anything is
-    subtracted. In all rows together."""
-    small = (A.abs() <= 1e-3) & visible(A.size(-1), A.device)
-    return ((A1 <= 1e-3) & small).sum((-2, -1)) / small.sum((-2, -1)).clamp_min(1)
+def zero_by_itself(A1, A, eps=1e-3):
+    """Of the visible weights with |a| ≤ ε (0.001 where the name has none), the share whose a₁ is at most ε, too: small
+    before anything is subtracted. In all rows together."""
+    small = (A.abs() <= eps) & visible(A.size(-1), A.device)
+    return (small & A1.le(eps)).sum((-2, -1)) / small.sum((-2, -1)).clamp_min(1)
 
 
 def context_rms(A, v):
@@ -176,7 +176,7 @@ def of_heads(attention, x):
             A1, A2 = attention.maps(part)
             numbers |= {"A1_A2_cosine": cosine(A1, A2), "A1_A2_correlation": correlation(A1, A2)}
             numbers |= {f"A1_{f.__name__}": f(A1) for f in (effective_tokens, on_first)}
-            numbers["zero_by_itself"] = zero_by_itself(A1, A)
+            numbers |= {"zero_by_itself": zero_by_itself(A1, A), "zero_by_itself_0.01": zero_by_itself(A1, A, 1e-2)}
         for name, value in numbers.items():
             of_parts.setdefault(name, []).append(value)
     means = {name: torch.cat(values).mean(0).tolist() for name, values in of_parts.items()}
@@ -328,6 +328,7 @@ KEY |= {f"A1_A2_{f.__name__}": first_paragraph(f) for f in (cosine, correlation)
 KEY |= {f"A1_{f.__name__}": f"Of A₁ instead of A: {first_paragraph(f)}" for f in (effective_tokens, on_first)}
 KEY |= {f"top_{i}": f"Number {i} of the sizes |x|, from the largest down." for i in (1, 2, 3, 10, 100)}
 KEY |= {
+    "zero_by_itself_0.01": "The same with ε = 0.01.",
     "mixtures": "Matrices that mix the maps of all heads, one per layer: how much of each map each head takes.",
     "M": "Mixes maps, after softmax.",
     "P": "Mixes scores, before softmax.",

@@ -1,5 +1,6 @@
 """The mechanisms of ideas/ keep the laws of the four, and are what their docstrings say."""
 
+import importlib
 import inspect
 import math
 
@@ -8,7 +9,7 @@ import test_model as laws
 import torch
 import torch.nn.functional as F
 
-import ideas  # noqa: F401  adds their words
+import ideas
 from conftest import ROOT
 from ideas.ablations import ABLATIONS
 from ideas.denominator import DENOMINATORS
@@ -20,7 +21,7 @@ from ideas.positions import POSITIONS
 from ideas.retrofit import RETROFITS
 from ideas.selection import SELECTIONS
 from ideas.steps import STEPS
-from model import ATTENTION, Differential, GPTConfig, pairs, softmax
+from model import ATTENTION, Attention, Differential, GPTConfig, pairs, softmax
 
 IDEAS = ABLATIONS | DENOMINATORS | DIFFERENCES | LAMBDAS | MIXTURES | POSITIONS | RETROFITS | SELECTIONS | STEPS
 C, H, D = laws.SMALL["n_embd"], 4, 8
@@ -48,6 +49,13 @@ def test_they_are_as_many_as_chapter_10_says_and_none_hides_another():
     names = [name for file in files for name in file]
     assert len({*names, *laws.MORE_NUMBERS}) == len(names) + 4 == len(ATTENTION)
     assert f"has {len(IDEAS)} mechanisms" in (ROOT / "docs/10-change-it.md").read_text(encoding="utf-8")
+
+
+def test_a_mechanism_of_model_py_keeps_its_name(monkeypatch):
+    monkeypatch.setitem(ATTENTION, "sum", Attention)
+    monkeypatch.delitem(ATTENTION, "sink")
+    importlib.reload(ideas)
+    assert ATTENTION["sum"] is Attention and ATTENTION["sink"] is DENOMINATORS["sink"]
 
 
 @every_idea

@@ -65,6 +65,7 @@ def test_zeros_that_are_zero_before_anything_is_subtracted():
     A1 = torch.tensor([[[[1.0, 0.0, 0.0], [0.4, 0.6, 0.0], [0.0, 0.5, 0.5]]]])
     A = torch.tensor([[[[0.5, 0.0, 0.0], [0.0, 0.2, 0.0], [0.0005, 0.5, -0.0005]]]])
     assert maps.zero_by_itself(A1, A).item() == pytest.approx(1 / 3)  # of (1, 0), (2, 0) and (2, 2) only (2, 0)
+    assert maps.zero_by_itself(A1, A, 0.5).item() == pytest.approx(4 / 6)  # A₁ is large in (0, 0) and (1, 1)
     assert maps.zero_by_itself(A1, A1).item() == 1
     assert maps.zero_by_itself(A1, torch.ones(1, 1, 3, 3)).item() == 0
 
