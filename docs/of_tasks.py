@@ -30,7 +30,7 @@ def of_missing():
     span = f"{min(map(min, late))} to {max(map(max, late))}"
     yield "the README", f"vanilla and softmax1 get there after {span}"
     yield "the README", f"needs {span} for when it is tuned"
-    yield "00-a-task.md", f"does it get there, after {span}"
+    yield "00-a-task.md", f"vanilla gets there, after {span}"
     n = {a: sum(by["101"] < 0.1 for name, by in tuned["tuning"].items() if name.startswith(f"{a}-")) for a in THE_FOUR}
     assert [*n.values()][:3] == [0, 0, 0]
     yield (

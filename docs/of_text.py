@@ -177,17 +177,23 @@ def of_inside():
         ("01-budget.md", ["vanilla"], "effective number of tokens (e to the entropy)", "effective_tokens", 1),
         ("02-without-subtraction.md", THE_FOUR[:2], "sum of a row", "row_sum", 2),
         ("02-without-subtraction.md", THE_FOUR[:2], "weight on the first token", "on_first", 3),
-        ("02-without-subtraction.md", THE_FOUR[:2], "largest hidden state", "hidden top_1", 0),
         (
             "02-without-subtraction.md",
             THE_FOUR[:2],
-            "change of the loss by logits in 4 bits",
+            "largest number between the layers (an outlier)",
+            "hidden top_1",
+            0,
+        ),
+        (
+            "02-without-subtraction.md",
+            THE_FOUR[:2],
+            "rise of the loss when scores are rounded to 4 bits",
             "Δ loss, logits in 4 bits",
             3,
         ),
     ):
         yield page, f"| {label} | {' | '.join(seeds(name, what, digits) for name in names)} |"
-    yield "01-budget.md", f"is {seeds('vanilla', 'logits top_1', 0)}"
+    yield "01-budget.md", f"is {seeds('vanilla', 'logits top_1', 1)} in size"
     yield "02-without-subtraction.md", f"{seeds('temperature', 'effective_tokens', 1)} effective tokens"
     for what, digits in (("logits top_1", 1), ("hidden top_1", 0)):
         both = [seeds(name, what, digits) for name in ("vanilla", "differential")]
