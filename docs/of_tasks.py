@@ -29,7 +29,9 @@ def of_missing():
     late = [row["solved_at"] for row in results("missing-tuned-long")["table"][:2]]
     span = f"{min(map(min, late))} to {max(map(max, late))}"
     yield "the README", f"vanilla and softmax1 get there after {span}"
-    yield "the README", f"needs {span} for when it is tuned"
+    later = [f"{row['accuracy']['mean']:.2f}" for row in results("missing-long")["table"][:3]]
+    yield "the README", f"{later[0]} after 1600 steps; 1.00 from step {span} on if tuned"
+    yield "the README", "after 1600 steps they have {}, {} and {}".format(*later)
     yield "00-a-task.md", f"vanilla gets there, after {span}"
     n = {a: sum(by["101"] < 0.1 for name, by in tuned["tuning"].items() if name.startswith(f"{a}-")) for a in THE_FOUR}
     assert [*n.values()][:3] == [0, 0, 0]
@@ -50,7 +52,8 @@ def of_missing():
         yield "00-a-task.md", f"(`{name}`) | {controls[name]} |"
     nine, fifteen = (np.mean([entry["by_n_items"][n] for entry in solved]) for n in ("9", "15"))
     yield "00-a-task.md", f"It does, with {nine:.2f} and {fifteen:.2f}"
-    yield "00-a-task.md", f"from 1.00 to {np.mean([entry['interventions']['negative by 0'] for entry in solved]):.2f}"
+    for page in ("00-a-task.md", "the README"):
+        yield page, f"from 1.00 to {np.mean([entry['interventions']['negative by 0'] for entry in solved]):.2f}"
     always = min(entry["orders"]["always"] for entry in solved)
     yield "results.md", f"is right in {always:.2f} of the contexts in every one"
     for kind in ("by_n_items", "interventions"):
@@ -69,6 +72,9 @@ def of_course():
     def at_end(name, attention="differential"):
         return mean(name, 1200, attention, "course-text")
 
+    lam = [f"{mean('lam', step):.2f}" for step in (0, 50, 100)]
+    yield "04-near-zero.md", f"First λ rises, from {lam[0]} to {lam[1]} in 50 steps"
+    yield "04-near-zero.md", f"λ reaches {lam[2]}, and"
     yield "04-near-zero.md", f"falls from {mean('A1_A2_cosine', 50):.2f} to {mean('A1_A2_cosine', 100):.2f}"
     yield "04-near-zero.md", ", ".join(f"{mean('accuracy', step):.2f} at step {step}" for step in (75, 100, 150))
     yield "04-near-zero.md", f"with {mean('effective_tokens', 400, 'vanilla'):.1f} effective tokens"
