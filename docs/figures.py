@@ -101,6 +101,8 @@ def without():
     for n, style in ((64, "-"), (1024, "--"), (100_000, ":")):
         label = f"n = {n:,}"
         right.plot(g, 1 / (1 + (n - 1) * np.exp(-2 * g)), ls=style, color=look("temperature")["color"], label=label)
+    right.axvline(12, color="0.6", lw=0.8)
+    right.annotate("12: ours", (12, 0.3), xytext=(3, 0), textcoords="offset points", fontsize=8, color="0.4")
     right.set(
         xlabel="g", ylabel="weight of a perfect match", ylim=(0, 1.08), title="the most that temperature g allows"
     )

@@ -68,6 +68,8 @@ keep solved solved.json
 cp out/solved/answer-out-missing-differential-0.002-1.png docs/results/solved/answer-1.png
 look analysis-missing out/missing/differential-0.002-1 --tokens=2600 --layer=0
 cp out/analysis-missing/map-differential.png docs/results/solved/map-1.png
+look analysis-missing-seeds out/missing/differential-0.002-{1,2,3,4} --tokens=26000
+keep analysis-missing-seeds analysis.json
 for layers in 1 4; do # decides: the same order of mechanisms as with two layers, in all seeds
     python -m lab.compare config/missing.toml --n_layer=$layers --seeds=1,2,3,4 --jobs=2 --out_dir=out/missing-$layers-layers
     keep missing-$layers-layers results.json

@@ -266,7 +266,7 @@ def draw_errors(rows, axes):
         axes.plot(x, errors, **style | {"ls": "", "alpha": 0.4}, ms=4, mfc="none")
     sigmas = np.geomspace(min(row["sigma"] for row in mine), max(row["sigma"] for row in mine), 100)
     axes.plot(sigmas, least_error(sigmas, n), color="0.4", lw=3, alpha=0.5, label="σ²/(nσ² + 1)")
-    axes.set(yscale="log", ylabel="squared error ÷ variance")
+    axes.set(yscale="log", ylabel="squared error ÷ variance of the answer")
     of_sigma(rows, axes)
     axes.set_title(f"n = {n}, values in {width} channels; seeds, and their median")
     axes.legend(fontsize=8)
@@ -294,7 +294,9 @@ def draw_bars(rows, axes):
         axes.plot([], [], label=f"answers in {width} channel{'s' * (width > 1)}", **style)
     axes.set_xticks(range(len(kinds)), [f"{name}\n{n} map{'s' * (n > 1)}" for name, n in kinds], fontsize=8)
     axes.set(
-        ylabel="squared error ÷ variance", title="linear regression in the context; a mark per seed", ylim=(0, None)
+        ylabel="squared error ÷ variance of the answer",
+        title="linear regression in the context; a mark per seed",
+        ylim=(0, None),
     )
     axes.legend()
 
