@@ -43,7 +43,7 @@ def of_missing():
         name, init_std, rate, n_head = setting.rsplit("-", 3)
         yield "results.md", f"| {name} | {init_std} | {rate} | {n_head} |"
     answering = results("analysis-missing-seeds")["checkpoints"][0]["heads"][0]  # seed 1, layer 0
-    assert 0.64 < answering["at_most_0.01"] < 0.69 and answering["zero_by_itself_0.01"] < 0.002
+    assert 0.64 < answering["at_most_0.01"] < 0.69 and answering["zero_by_itself_0.01"] < 0.005
     yield "04-near-zero.md", "two thirds of the weights of the difference are within ±0.01"
     solved = results("solved")["checkpoints"]
     first, second = (next(r for r in solved[0]["answering"] if r["map"] == name) for name in ("A₁", "A₂"))  # of layer 0
