@@ -1,7 +1,7 @@
 """The numbers of the tutorial, the records and the README, computed again from docs/results."""
 
 from docs.kept import DOCS, less, results
-from docs.of_tasks import of_course, of_missing, of_needles, of_one_layer
+from docs.of_tasks import of_course, of_missing, of_needles, of_one_layer, of_solved
 from docs.of_text import of_inside, of_longer, of_near_zero, of_parts, of_text
 
 MISTAKES = {  # of chapter 6, and what each of them should have been
@@ -21,6 +21,7 @@ def numbers():
     """(page, text): what the pages say of docs/results, computed from there again."""
     of_all = (
         of_missing,
+        of_solved,
         of_one_layer,
         of_text,
         of_longer,

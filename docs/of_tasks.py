@@ -3,6 +3,7 @@
 import numpy as np
 
 from docs.kept import accuracy, difference_of, interval, loss_of, results, signed, solved_at
+from lab.compare import mean_and_sd
 from lab.one_layer import best_lam, least_error
 from lab.one_layer import summary as of_settings
 from lab.show import THE_FOUR
@@ -65,6 +66,21 @@ def of_missing():
             yield "results.md", f"| {key} | {np.mean(some):.2f} ± {np.std(some, ddof=1):.2f} |"
 
 
+def of_solved():
+    """Which one is missing? Other numbers of items, of the models that were tuned."""
+    tuned = {name: [] for name in THE_FOUR}
+    for entry in results("solved-tuned")["checkpoints"]:
+        tuned[entry["attention"]].append(entry["by_n_items"])
+
+    def right(name, n):
+        return mean_and_sd(spread([of[n] for of in tuned[name]]))
+
+    for n in tuned["vanilla"][0]:
+        yield "results.md", f"| {n} | {' | '.join(right(name, n) for name in THE_FOUR)} |"
+    for name in ("vanilla", "differential"):
+        yield "00-a-task.md", f"{right(name, '9')} and {right(name, '15')} of the lists"
+
+
 def of_course():
     """Maps over training, on the task and on text."""
 
@@ -120,6 +136,9 @@ def of_one_layer():
     of = {(r["attention"], r["width"]): f"{r['error']['mean']:.3f}" for r in regression if r["n_head"] == 2}
     narrow, wide = ([of[name, width] for name in ("differential", "vanilla")] for width in (1, 48))
     yield "08-measured.md", f"| y of one channel {narrow[0]}, of 48 channels {wide[0]} | {narrow[1]} and {wide[1]} |"
+    for row in of_settings(results("regression-positions")["runs"]):
+        order = f"{100 * row['order']['mean']:.2f} %"
+        yield "results.md", f"| {row['width']} | {row['attention']} | {error(row)} | {order} |"
     for row in regression:
         yield "results.md", f"| {row['width']} | {row['attention']} | {row['n_head']} | {error(row)} |"
 

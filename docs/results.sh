@@ -59,6 +59,9 @@ keep missing-tune results.json
 python -m lab.tune config/missing.toml --chosen_in=docs/results/missing-tune/results.json --max_iters=1600 --seeds=1,2,3,4 --jobs=2 \
     --out_dir=out/missing-tuned-long # each at its best setting, and with more steps: do the others get there?
 keep missing-tuned-long results.json
+python -m lab.solved out/missing-tuned-long/{vanilla-0.088-0.001-4,softmax1-0.088-0.001-4,temperature-0.088-0.004-8,differential-0.088-0.004-4}-{1,2,3,4} \
+    --out_dir=out/solved-tuned # how do they do it, and with other numbers of items?
+keep solved-tuned solved.json
 # When does it happen? λ, both maps and minus signs over training. Decides about a conjecture (a head dares to be sharp where a
 # second map can correct it): it is wrong if A₁ is not sharper than the map of lambda-zero at the end, in the mean of four seeds.
 python -m lab.course config/missing.toml --steps=0,25,50,75,100,150,200,400 --jobs=2 --out_dir=out/course-missing
@@ -66,6 +69,7 @@ keep course-missing results.json course.png
 python -m lab.solved out/missing/differential-0.002-{1,2,3,4,5,6,7,8} --out_dir=out/solved
 keep solved solved.json
 cp out/solved/answer-out-missing-differential-0.002-1.png docs/results/solved/answer-1.png
+cp out/solved-tuned/answer-out-missing-tuned-long-vanilla-0.088-0.001-4-1.png docs/results/solved/answer-vanilla.png
 look analysis-missing out/missing/differential-0.002-1 --tokens=2600 --layer=0
 cp out/analysis-missing/map-differential.png docs/results/solved/map-1.png
 look analysis-missing-seeds out/missing/differential-0.002-{1,2,3,4} --tokens=26000
