@@ -12,6 +12,7 @@ import torch
 from configurable import UsageError, run
 from docs.kept import DOCS, results
 from docs.numbers import MISTAKES, drifted, numbers
+from docs.of_ideas import difference, ideas, is_solved
 from lab.charts import draw_accuracies
 from lab.compare import differences, paired
 from lab.one_layer import least_error
@@ -31,7 +32,7 @@ def figures(
             raise UsageError("; ".join(f"{page} lacks {text!r}" for page, text in missing))
         return print(f"{len([*numbers()])} texts with numbers are what docs/results says")
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    for draw in (hull, floor, without, subtraction, pole, schedule, mistakes, summary):
+    for draw in (hull, floor, without, subtraction, pole, schedule, mistakes, summary, discussion):
         figure = draw()
         write_figure(Path(out_dir) / f"{draw.__name__}.png", figure)
         print(Path(out_dir) / f"{draw.__name__}.png")
@@ -239,6 +240,29 @@ def draw_texts(axes):
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set(xlim=(-0.6, 3.6), ylabel="loss − vanilla's, nats per byte")
     axes.legend(fontsize=7, loc="upper left")
+
+
+def discussion():
+    """Chapter 11: what each idea adds to the loss of text; on the left those that solve the task."""
+    rows = {name: of for name, of in ideas().items() if "task" in of and of.keys() & {"look", "fresh"}}
+    names = sorted(rows, key=lambda name: difference(rows[name])["mean"])
+    solve = [name for name in names if is_solved(rows[name]["task"])]
+    groups = solve, [name for name in names if name not in solve]
+    figure, panels = new_figure(10, 1 + 0.19 * max(map(len, groups)), 1, 2, sharex=True)
+    for axes, group in zip(panels, groups, strict=True):
+        for i, name in enumerate(group):
+            of, fresh, task = difference(rows[name]), "fresh" in rows[name], rows[name]["task"]
+            style = look(name) | {"ls": "", "ms": 5, "mfc": None if fresh else "none"}
+            axes.errorbar([of["mean"]], [i], xerr=[of["half"]] if fresh else None, capsize=2, lw=1, **style)
+            edge = f"{np.mean(task['solved_at']):.0f}" if group is solve else f"{task['accuracy']['mean']:.2f}"
+            axes.annotate(edge, (1.01, i), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+        axes.set_yticks(range(len(group)), group, fontsize=8)
+        axes.set(ylim=(len(group) - 0.4, -0.6), xlabel="loss on text − vanilla's, nats per byte")
+        axes.axvline(0, color="k", lw=0.8)
+        axes.grid(alpha=0.3)
+    panels[0].set_title("solve the task; at the edge: from which step on", fontsize=9)
+    panels[1].set_title("do not; at the edge: accuracy after 400 steps", fontsize=9)
+    return figure
 
 
 if __name__ == "__main__":
