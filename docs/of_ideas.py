@@ -15,7 +15,7 @@ SOURCES = {  # of docs/results; where several have a mechanism, the first counts
 
 @functools.cache
 def ideas():
-    """{mechanism: {"task", "look", "fresh": its row of a comparison's table}}, each where it was run; not of vanilla."""
+    """{mechanism: {"task", "look", "fresh": its row of a comparison's table}}, where it was run; without vanilla."""
     found = {}
     for kind, names in SOURCES.items():
         for row in (row for name in names for row in results(name)["table"] if row["attention"] != "vanilla"):
@@ -34,7 +34,7 @@ def on_task(row):
 
 
 def difference(rows):
-    """The loss on text minus vanilla's, from fresh seeds where there are any, else from the two looks: {mean, half …}."""
+    """The loss on text minus vanilla's, from fresh seeds where there are any, else from the looks: {mean, half …}."""
     return (rows.get("fresh") or rows["look"])["difference"]
 
 

@@ -127,17 +127,20 @@ def draw_learned(out, entry):
 def draw_mixtures(out, entry):
     """M-NAME.png or P-NAME.png: a matrix that mixes heads, of each layer, with its numbers."""
     for name, layers in entry["mixtures"].items():
-        figure, grid = new_figure(1 + 3.4 * len(layers), 4, 1, len(layers))
-        largest = np.abs(layers).max()
+        figure, grid = new_figure(1 + 2.2 * len(layers), 3.5, 1, len(layers))
+        largest, heads, digits = np.abs(layers).max(), range(len(layers[0])), 2 if len(layers[0]) <= 4 else 1
         for i, (axes, M) in enumerate(zip(grid, layers, strict=True)):
             axes.imshow(M, cmap=signed_colors(), vmin=-largest, vmax=largest)
             for (h, g), number in np.ndenumerate(M):
-                color = "white" if abs(number) > 0.6 * largest else "black"
-                axes.annotate(
-                    f"{number:.1f}".replace("-", "−"), (g, h), ha="center", va="center", fontsize=7, color=color
-                )
-            axes.set(title=f"layer {i}", xlabel="of map", ylabel="head")
-        figure.suptitle(f"{name}: how much of each map each head takes\n{description(entry)}", fontsize=9)
+                style = {"ha": "center", "va": "center", "fontsize": 8}
+                style["color"] = "white" if abs(number) > 0.6 * largest else "black"
+                axes.annotate(f"{number:.{digits}f}".replace("-", "−"), (g, h), **style)
+            axes.set(title=f"layer {i}", xlabel="of map", xticks=heads, yticks=heads)
+        grid[0].set_ylabel("head")
+        figure.suptitle(
+            f"{name}: how much of each map{' of scores' * (name == 'P')} each head takes\n{description(entry)}",
+            fontsize=9,
+        )
         write_figure(out / f"{name}-{file_name(entry['name'])}.png", figure)
 
 
