@@ -247,19 +247,27 @@ def discussion():
     rows = {name: of for name, of in ideas().items() if "task" in of and of.keys() & {"look", "fresh"}}
     names = sorted(rows, key=lambda name: difference(rows[name])["mean"])
     solve = [name for name in names if is_solved(rows[name]["task"])]
-    groups = solve, [name for name in names if name not in solve]
-    figure, panels = new_figure(10, 1 + 0.19 * max(map(len, groups)), 1, 2, sharex=True)
+    groups, most = (solve, [name for name in names if name not in solve]), 0.09
+    figure, panels = new_figure(9.5, 1 + 0.19 * max(map(len, groups)), 1, 2, sharex=True)
     for axes, group in zip(panels, groups, strict=True):
         for i, name in enumerate(group):
             of, fresh, task = difference(rows[name]), "fresh" in rows[name], rows[name]["task"]
-            style = look(name) | {"ls": "", "ms": 5, "mfc": None if fresh else "none"}
-            axes.errorbar([of["mean"]], [i], xerr=[of["half"]] if fresh else None, capsize=2, lw=1, **style)
+            style = look(name) if name in THE_FOUR else {"color": "0.25", "marker": "o"}
+            style |= {"ls": "", "ms": 5, "mfc": None if fresh else "none"}
+            if of["mean"] < most:
+                axes.errorbar([of["mean"]], [i], xerr=[of["half"]] if fresh else None, capsize=2, lw=1, **style)
+            else:
+                axes.annotate(f"{of['mean']:+.2f} →", (most - 0.003, i), fontsize=8, ha="right", va="center")
             edge = f"{np.mean(task['solved_at']):.0f}" if group is solve else f"{task['accuracy']['mean']:.2f}"
             axes.annotate(edge, (1.01, i), xycoords=("axes fraction", "data"), fontsize=8, va="center")
         axes.set_yticks(range(len(group)), group, fontsize=8)
-        axes.set(ylim=(len(group) - 0.4, -0.6), xlabel="loss on text − vanilla's, nats per byte")
+        axes.set(xlim=(-0.03, most), ylim=(max(map(len, groups)) - 0.4, -0.6))
+        axes.set(xlabel="loss on text − vanilla's, nats per byte")
         axes.axvline(0, color="k", lw=0.8)
         axes.grid(alpha=0.3)
+    for fill, label in ((None, "fresh seeds, 95 % interval"), ("none", "mean of two looks")):
+        panels[0].plot([], [], color="0.25", marker="o", ls="", ms=5, mfc=fill, label=label)
+    panels[0].legend(fontsize=8, loc="lower right")
     panels[0].set_title("solve the task; at the edge: from which step on", fontsize=9)
     panels[1].set_title("do not; at the edge: accuracy after 400 steps", fontsize=9)
     return figure

@@ -17,6 +17,7 @@ mixtures=mixed,unit-mix,mixed-by-token,talking-heads,talking-differential
 positions=nope-vanilla,nope-differential,alibi-vanilla,alibi-differential,xpos-vanilla,xpos-differential
 selections=selective,selective-differential
 ideas=$denominators,$differences,$lambdas,$mixtures,$positions,$selections
+parts=no-norm,no-scale,fixed-lambda,lambda-zero,tied,tied-0.9,tied-narrow,init-0.8,init-0.5,normed-vanilla,wide-values,sum
 
 keep() { # NAME FILE...: those files of out/NAME -> docs/results/NAME
     mkdir -p "docs/results/$1"
@@ -43,3 +44,18 @@ keep ideas results.json b.png
 python -m lab.compare "${text[@]}" --attentions=vanilla,grown,dex --init_from=out/ideas/vanilla-0.002-{seed} --learning_rate=1e-3 \
     --warmup_iters=50 --max_iters=600 --seeds=1,2,3,4,5,6 --out_dir=out/retrofit
 keep retrofit results.json
+# ALiBi's slopes depend on the number of heads, of which differential has two: vanilla with two heads, too
+python -m lab.compare "${text[@]}" --attentions=vanilla,alibi-vanilla --n_head=2 --seeds=101,102 --out_dir=out/ideas-alibi
+keep ideas-alibi results.json
+# Inside: M and P of mixed and talking-heads, b of sink, ALiBi's maps
+python -m lab.analyze out/ideas/{mixed,talking-heads}-0.002-{1,2,3,4,5,6} out/ideas/{sink,alibi-vanilla}-0.002-1 --tokens=8192 \
+    --out_dir=out/ideas-inside
+keep ideas-inside analysis.json
+for name in M-out-ideas-mixed P-out-ideas-talking-heads maps-out-ideas-alibi-vanilla; do
+    cp "out/ideas-inside/$name-0.002-1.png" "docs/results/ideas-inside/${name/out-ideas-/}.png"
+done
+# What a step costs; with nothing else running
+python -m lab.bench config/cpu.toml --parts=step --lengths=64 --tokens=768 --paths=fused --repetitions=15 \
+    --attentions=vanilla,softmax1,temperature,differential,add-only,v2,$parts,$ideas --out_dir=out/ideas-bench
+keep ideas-bench bench.json
+python -m docs.figures
