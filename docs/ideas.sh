@@ -38,7 +38,7 @@ fresh=talking-heads,selective,alibi-vanilla,alibi-differential,sink,mixed,unit-m
 fresh=$fresh,softmax1-but-last,layer-sink,mixed-by-token,dex,exp-minus-one,xpos-vanilla,threshold,hierarchical,factored
 fresh=$fresh,add-only,surprise,sigmoid,minus-even,head-lambda,scores,token-lambda
 python -m lab.compare "${text[@]}" --attentions=vanilla,$fresh --seeds=1,2,3,4,5,6 --out_dir=out/ideas
-keep ideas results.json b.png
+keep ideas results.json
 # Can a trained model learn to subtract? Decides: it gains by it if the interval of its difference to vanilla, tuned as long from
 # the same weights, does not hold 0.
 python -m lab.compare "${text[@]}" --attentions=vanilla,grown,dex --init_from=out/ideas/vanilla-0.002-{seed} --learning_rate=1e-3 \
@@ -51,9 +51,8 @@ keep ideas-alibi results.json
 python -m lab.analyze out/ideas/{mixed,talking-heads}-0.002-{1,2,3,4,5,6} out/ideas/{sink,alibi-vanilla}-0.002-1 --tokens=8192 \
     --out_dir=out/ideas-inside
 keep ideas-inside analysis.json
-for name in M-out-ideas-mixed P-out-ideas-talking-heads maps-out-ideas-alibi-vanilla; do
-    cp "out/ideas-inside/$name-0.002-1.png" "docs/results/ideas-inside/${name/out-ideas-/}.png"
-done
+cp out/ideas-inside/M-out-ideas-mixed-0.002-1.png docs/results/ideas-inside/M-mixed.png
+cp out/ideas-inside/maps-alibi-vanilla.png docs/results/ideas-inside
 # What a step costs; with nothing else running
 python -m lab.bench config/cpu.toml --parts=step --lengths=64 --tokens=768 --paths=fused --repetitions=15 \
     --attentions=vanilla,softmax1,temperature,differential,add-only,v2,$parts,$ideas --out_dir=out/ideas-bench

@@ -3,7 +3,9 @@
 import functools
 import statistics
 
-from docs.kept import accuracy, interval, results, signed, solved_at
+import numpy as np
+
+from docs.kept import accuracy, interval, less, results, signed, solved_at
 from ideas import ABLATIONS, MISTAKES
 
 SOURCES = {  # of docs/results; where several have a mechanism, the first counts
@@ -61,3 +63,36 @@ def of_ideas():
             of = rows.get("fresh", rows.get("look"))
             cells += [f"{of['parameters']:,}", f"{of['flops_per_token'] / 1e6:.2f}", speed[name]]
             yield "results.md", f"| {' | '.join(cells)} |"
+
+
+def of_their_prose():
+    """What chapter 11 says of single ideas, in sentences."""
+    rows, page = ideas(), "11-discussion.md"
+    run = [of for of in rows.values() if "task" in of and of.keys() & {"look", "fresh"}]
+    assert (len(run), sum(is_solved(of["task"]) for of in run)) == (54, 14)  # "fourteen of fifty-four"
+    text = {name: on_text(of) for name, of in rows.items()}
+    first = (
+        f"({text['selective']}), talking heads ({text['talking-heads']}) and a matrix of unit rows ({text['unit-mix']})"
+    )
+    yield page, f"Selective Attention {first}"
+    yield page, f"ALiBi costs vanilla {text['alibi-vanilla'][1:]} and differential {text['alibi-differential'][1:]}"
+    alibi = results("ideas-alibi")["table"][1]["difference"]["mean"]
+    yield page, f"a vanilla with two heads loses {alibi:.2f} by ALiBi"
+    differential = [run for run in results("text")["runs"] if run["attention"] == "differential"]
+    runs = [*results("ideas")["runs"], *differential]
+    yield page, f"which is {less(runs, 'selective-differential', 'differential')[1:]} less than differential alone"
+    wider = [run | {"attention": "wider"} for run in results("text-wider")["runs"]]
+    yield page, f"a vanilla that is as large ({less([*runs, *wider], 'grown', 'wider')[1:]})"
+    b = np.mean([run["b"][-1] for run in runs if run["attention"] == "sink"], (0, 2))
+    yield page, f"from 0 to {b[0]:.2f} in the first layer and {b[1:].min():.2f} to {b[1:].max():.2f} in the others"
+    M, P = (beside(*what) for what in (("mixed", "M"), ("talking-heads", "P")))
+    yield page, f"{(M < 0).sum()} of {M.size} entries beside the diagonal"
+    yield page, f"*negative*, {signed(M.mean(), 2)} on average"
+    yield page, f"{(P > 0).sum()} of {P.size} are positive, {P.mean():.2f} on average"
+
+
+def beside(attention, name):
+    """The entries beside the diagonal of a matrix that mixes heads, of all layers and seeds."""
+    found = [entry for entry in results("ideas-inside")["checkpoints"] if entry["attention"] == attention]
+    matrices = np.array([entry["mixtures"][name] for entry in found])  # seeds, layers, H, H
+    return matrices[..., ~np.eye(matrices.shape[-1], dtype=bool)]
