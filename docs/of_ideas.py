@@ -83,6 +83,8 @@ def of_their_prose():
     yield page, f"which is {less(runs, 'selective-differential', 'differential')[1:]} less than differential alone"
     wider = [run | {"attention": "wider"} for run in results("text-wider")["runs"]]
     yield page, f"a vanilla that is as large ({less([*runs, *wider], 'grown', 'wider')[1:]})"
+    grown, dex = (interval(row["difference"], 4) for row in results("retrofit")["table"][1:])
+    yield page, f"`grown` {grown}, `dex` {dex}"
     b = np.mean([run["b"][-1] for run in runs if run["attention"] == "sink"], (0, 2))
     yield page, f"from 0 to {b[0]:.2f} in the first layer and {b[1:].min():.2f} to {b[1:].max():.2f} in the others"
     M, P = (beside(*what) for what in (("mixed", "M"), ("talking-heads", "P")))
