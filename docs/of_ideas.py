@@ -35,9 +35,14 @@ def on_task(row):
     return accuracy(row) + (f", step {statistics.fmean(row['solved_at']):.0f}" if is_solved(row) else "")
 
 
+def text_row(rows):
+    """The row on text: of fresh seeds where there are any, else of the looks."""
+    return rows.get("fresh") or rows["look"]
+
+
 def difference(rows):
-    """The loss on text minus vanilla's, from fresh seeds where there are any, else from the looks: {mean, half …}."""
-    return (rows.get("fresh") or rows["look"])["difference"]
+    """The loss on text minus vanilla's: {mean, half …}."""
+    return text_row(rows)["difference"]
 
 
 def on_text(rows):
@@ -54,22 +59,21 @@ def of_ideas():
     """A row of chapter 11 and one of the records for each mechanism that was run on the task and on text."""
     speed = {row["attention"]: f"{row['to_fused_vanilla'][1]:.2f}" for row in results("ideas-bench")["rows"]}
     for name, rows in ideas().items():
-        if "task" in rows and rows.keys() & {"look", "fresh"}:
-            if name not in ABLATIONS | MISTAKES:
-                yield "11-discussion.md", f"| `{name}` | {on_task(rows['task'])} | {on_text(rows)} |"
-            cells = [name, accuracy(rows["task"]), solved_at(rows["task"])]
-            cells += [seeds_of(rows[kind]) if kind in rows else "" for kind in ("look", "fresh")]
-            cells += [interval(rows["fresh"]["difference"], 3) if "fresh" in rows else ""]
-            of = rows.get("fresh", rows.get("look"))
-            cells += [f"{of['parameters']:,}", f"{of['flops_per_token'] / 1e6:.2f}", speed[name]]
-            yield "results.md", f"| {' | '.join(cells)} |"
+        if name not in ABLATIONS | MISTAKES:
+            yield "11-discussion.md", f"| `{name}` | {on_task(rows['task'])} | {on_text(rows)} |"
+        cells = [name, accuracy(rows["task"]), solved_at(rows["task"])]
+        cells += [seeds_of(rows[kind]) if kind in rows else "" for kind in ("look", "fresh")]
+        cells += [interval(rows["fresh"]["difference"], 3) if "fresh" in rows else ""]
+        of = text_row(rows)
+        cells += [f"{of['parameters']:,}", f"{of['flops_per_token'] / 1e6:.2f}", speed[name]]
+        yield "results.md", f"| {' | '.join(cells)} |"
 
 
 def of_their_prose():
     """What chapter 11 says of single ideas, in sentences."""
     rows, page = ideas(), "11-discussion.md"
-    run = [of for of in rows.values() if "task" in of and of.keys() & {"look", "fresh"}]
-    assert (len(run), sum(is_solved(of["task"]) for of in run)) == (54, 14)  # "fourteen of fifty-four"
+    assert (len(rows), sum(is_solved(of["task"]) for of in rows.values())) == (54, 14)  # "fourteen of fifty-four"
+    yield page, f"Of {sum(len(of['look']['pairs']) for of in rows.values() if 'look' in of)} looks"
     text = {name: on_text(of) for name, of in rows.items()}
     first = (
         f"({text['selective']}), talking heads ({text['talking-heads']}) and a matrix of unit rows ({text['unit-mix']})"

@@ -137,7 +137,7 @@ def intervened(gpt, x, y):
 
 @torch.no_grad()
 def shares(gpt, x, n_items):
-    """Rows {layer, head, map, lam, sums of weights on the first list, the second and `|?`}, in the row that answers.
+    """Rows {layer, head, map, lam, sums of weights on the first list, the second, `|?`, and `|` alone} of the row that answers.
 
     The mean over the contexts x BT. map: A, and of a difference A₁ and A₂; lam: its λ, else None.
     """
@@ -149,9 +149,9 @@ def shares(gpt, x, n_items):
             lam = attention.lam.item()
         for name, A in maps.items():
             row = A[:, :, -1].mean(0)  # HT
-            lists = row[:, :n_items].sum(1), row[:, n_items + 1 : 2 * n_items].sum(1)
-            for h, (first, second, total) in enumerate(zip(*lists, row.sum(1), strict=True)):
-                where = {"first": first.item(), "second": second.item(), "separators": (total - first - second).item()}
+            sums = row[:, :n_items].sum(1), row[:, n_items + 1 : 2 * n_items].sum(1), row[:, n_items], row.sum(1)
+            for h, (first, second, bar, total) in enumerate(torch.stack(sums, 1).tolist()):
+                where = {"first": first, "second": second, "separators": total - first - second, "bar": bar}
                 found.append({"layer": i, "head": h, "map": name, "lam": lam, **where})
     return found
 
