@@ -75,6 +75,13 @@ def of_solved():
     def right(name, n):
         return mean_and_sd(spread([of[n] for of in tuned[name]]))
 
+    bars = [
+        row["bar"]
+        for entry in results("solved-tuned")["checkpoints"]
+        for row in entry["answering"]
+        if entry["attention"] in ("vanilla", "softmax1") and row["layer"] == 1
+    ]
+    yield "results.md", f"in {sum(bar >= 0.98 for bar in bars)} of {len(bars)} heads with a weight of 0.98 and more"
     for n in tuned["vanilla"][0]:
         yield "results.md", f"| {n} | {' | '.join(right(name, n) for name in THE_FOUR)} |"
     for name in ("vanilla", "differential"):

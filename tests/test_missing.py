@@ -158,6 +158,7 @@ def test_shares_are_of_the_lists_in_the_answering_row(run):
         hidden, last = run.embedding(x), run.blocks[0].attention
         A1, _ = last.maps(torch.nn.functional.rms_norm(hidden, (16,), eps=1e-5))
     assert found[3]["second"] == pytest.approx(A1[:, 1, -1, 4:6].sum(-1).mean().item(), abs=1e-5)
+    assert found[3]["bar"] == pytest.approx(A1[:, 1, -1, 3].mean().item(), abs=1e-5)
     assert found[3]["first"] == pytest.approx(A1[:, 1, -1, :3].sum(-1).mean().item(), abs=1e-5)
     for row in found:
         total = 1 - row["lam"] if row["map"] == "A" else 1
