@@ -137,7 +137,7 @@ def intervened(gpt, x, y):
 
 @torch.no_grad()
 def shares(gpt, x, n_items):
-    """Rows {layer, head, map, lam, weight on the first list, on the second, on `|?` and on `|`}, in the row that answers.
+    """Rows {layer, head, map, lam, weight on the first list, on the second, on `|?`, on `|`} of the row that answers.
 
     The mean over the contexts x BT. map: A, and of a difference A₁ and A₂; lam: its λ, else None.
     """
