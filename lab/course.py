@@ -21,6 +21,7 @@ from configurable import PositiveInt, UsageError, bind, check_ranges, run
 from lab import maps
 from lab.compare import CHOSEN_PER_RUN, Seeds, with_defaults
 from lab.show import look
+from model import Differential
 from plumbing.checkpoint import load_model
 from plumbing.dataset import load_dataset
 from plumbing.figure import new_figure, plain, write_figure
@@ -30,6 +31,7 @@ from plumbing.run import command, provenance, read_metrics
 from train import check_options, preset, train
 
 NUMBERS = ("effective_tokens", "A1_effective_tokens", "A1_A2_cosine", "negative_share", "negative_mass", "row_sum")
+SMALL = 1e-3  # softmax weights below this are followed: are they still small at the next look?
 CHOSEN = CHOSEN_PER_RUN | {"lr_decay_iters": "leave it out"}  # and max_iters, which presets have, is the last of steps
 
 
@@ -82,14 +84,22 @@ def follow(out, settings, steps, windows):
         mode = {"init_from": "resume"} if begun else {"overwrite": True}
         (shape,), rest = bind(train, [], {**settings, "max_iters": step, "out_dir": str(out / name), **mode})
         train(shape, **rest)
-        rows.append(look_at(out / name, windows))
+        row, small = look_at(out / name, windows)
+        np.save(out / name / f"small-{step}.npy", small)
+        if rows:
+            before = np.load(out / name / f"small-{rows[-1]['step']}.npy")
+            row["small_stays"] = (small & before).sum() / max(1, before.sum())
+        rows.append(row)
         write_json(path, rows)
     return rows
 
 
 @torch.no_grad()
 def look_at(folder, windows):
-    """The numbers of a run's latest checkpoint: those of maps are means over windows, heads and layers."""
+    """Numbers of a run's latest checkpoint, means over windows, heads and layers; and which softmax weights are small.
+
+    Those of differential are of A₁. They are bool, layers × BHTT.
+    """
     gpt, checkpoint = load_model(folder / "ckpt.pt")
     options, last = checkpoint["options"], read_metrics(folder / "metrics.jsonl")[-1]
     split = load_dataset(options["dataset"], "cpu", gpt.config.block_size).val
@@ -99,7 +109,16 @@ def look_at(folder, windows):
     row = {"attention": options["attention"], "seed": options["seed"], "step": checkpoint["step"]}
     row |= {name: last[name] for name in ("val_loss", "accuracy", "lam") if name in last}
     there = [name for name in NUMBERS if name in layers[0][0]]
-    return row | {name: statistics.fmean(head[name] for heads in layers for head in heads) for name in there}
+    row |= {name: statistics.fmean(head[name] for heads in layers for head in heads) for name in there}
+    seen = maps.visible(x.size(1), x.device)
+    small = torch.stack([first_map(b.attention, z) < SMALL for b, z in zip(gpt.blocks, inputs, strict=True)]) & seen
+    row["small_share"] = (small.sum() / (seen.sum() * small[..., 0, 0].numel())).item()
+    return row, small.numpy()
+
+
+def first_map(attention, x):
+    """A₁ of a mechanism that has two maps, else A, BHTT. x BTC"""
+    return attention.maps(x)[0] if isinstance(attention, Differential) else attention.map(x)
 
 
 def draw(path, rows, dataset):

@@ -45,9 +45,14 @@ def edited(edit):
     return mix
 
 
-def without_small(means, attention, A, A2):
+def without_thousandths(means, attention, A, A2):
     """A with 0 in place of all weights within ±0.001."""
     return A.where(A.abs() >= 1e-3, 0)
+
+
+def without_hundredths(means, attention, A, A2):
+    """A with 0 in place of all weights within ±0.01."""
+    return A.where(A.abs() >= 1e-2, 0)
 
 
 def without_first(means, attention, A, A2):
@@ -67,6 +72,13 @@ def without_negative(means, attention, A, A2):
     return A.clamp(min=0)
 
 
+def without_as_much(means, attention, A, A2):
+    """A with 0 in place of the smallest positive weights of a row, as much of them as of its negative ones."""
+    positive, tokens = A.clamp(min=0).sort(-1)
+    taken = positive.cumsum(-1) <= -A.clamp(max=0).sum(-1, keepdim=True)
+    return A - torch.zeros_like(A).scatter(-1, tokens, positive * taken)
+
+
 def without_second(means, attention, A, A2):
     """A₁ in place of A₁ − λA₂, that is λ = 0."""
     return A + attention.lam * A2
@@ -84,19 +96,20 @@ def mean_second(means, attention, A, A2):
 
 
 # edit(means, attention, A, A₂), where means[attention] are the means of A and of A₂ over windows
-EDITS = {"weights within ±0.001 by 0": without_small, "first token by 0": without_first, "A by its mean": mean_map}
-EDITS |= {"negative by 0": without_negative}
+EDITS = {"weights within ±0.001 by 0": without_thousandths, "weights within ±0.01 by 0": without_hundredths}
+EDITS |= {"first token by 0": without_first, "A by its mean": mean_map}
+SIGNED_EDITS = {"negative by 0": without_negative, "as much positive by 0": without_as_much}
+
 DIFFERENTIAL_EDITS = {"λ by 0": without_second, "A₂ by its row's mean": even_second, "A₂ by its mean": mean_second}
 
 
 def edits_for(attentions, inputs):
     """{name: edit} of the edits that mean something for these layers, judged by their maps for the inputs BTC."""
     edits, layers = dict(EDITS), list(zip(attentions, inputs, strict=True))
-    if all(is_difference(attention, x) for attention, x in layers):
-        edits |= DIFFERENTIAL_EDITS
-    elif not any((attention.map(x) < 0).any() for attention, x in layers):
-        del edits["negative by 0"]
-    return edits
+    differences = all(is_difference(attention, x) for attention, x in layers)
+    if differences or any((attention.map(x) < 0).any() for attention, x in layers):
+        edits |= SIGNED_EDITS
+    return edits | DIFFERENTIAL_EDITS if differences else edits
 
 
 def is_difference(attention, x):
@@ -191,7 +204,9 @@ def change(before, after):
     return {"loss_change": by_window.mean().item(), "standard_error": error}
 
 
-KEY = {name: f"Intervention: {first_paragraph(edit)}" for name, edit in (EDITS | DIFFERENTIAL_EDITS).items()}
+KEY = {
+    name: f"Intervention: {first_paragraph(edit)}" for name, edit in (EDITS | SIGNED_EDITS | DIFFERENTIAL_EDITS).items()
+}
 KEY |= {
     f"logits in {bits} bits": f"Intervention: logits rounded to {2**bits - 1} values from −m to m, where m is "
     "the largest visible |logit| of the layer in the window."

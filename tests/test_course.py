@@ -5,6 +5,7 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,16 +62,28 @@ def test_what_was_looked_at_is_not_trained_again(settings, monkeypatch):
 
 def test_numbers_are_means_over_heads_and_layers(settings, corpus):
     follow(Path("out/course"), settings, (4,), 3)
-    row = look_at(Path("out/course/differential-1"), 3)
+    row, small = look_at(Path("out/course/differential-1"), 3)
     gpt, _ = load_model(Path("out/course/differential-1/ckpt.pt"))
     x, _ = cut(load_dataset(str(corpus), "cpu", 8).val, 24, gpt)
     assert x.shape == (3, 8)
     with torch.no_grad():
         inputs, _ = activations(gpt, x)
         layers = [of_heads(block.attention, z) for block, z in zip(gpt.blocks, inputs, strict=True)]
+        first = [block.attention.maps(z)[0] for block, z in zip(gpt.blocks, inputs, strict=True)]
+    seen = np.tril(np.ones((8, 8), bool))
+    assert (small == (torch.stack(first).numpy() < lab.course.SMALL) & seen).all()
+    assert row["small_share"] == pytest.approx(small[..., seen].mean())
     heads = [head for layer in layers for head in layer]
     for name in ("effective_tokens", "A1_A2_cosine", "negative_share"):
         assert row[name] == pytest.approx(statistics.fmean(head[name] for head in heads))
+
+
+def test_it_counts_which_small_weights_stay_small(settings, monkeypatch):
+    monkeypatch.setattr(lab.course, "SMALL", 0.2)  # so that these short windows have some
+    rows = follow(Path("out/course"), settings, (0, 3, 6), 4)
+    before, after = (np.load(f"out/course/differential-1/small-{step}.npy") for step in (3, 6))
+    assert 0 < before.sum() < before.size
+    assert rows[2]["small_stays"] == pytest.approx(after[before].mean()) and "small_stays" not in rows[0]
 
 
 def test_its_report_has_a_row_for_each_look(corpus, capsys):

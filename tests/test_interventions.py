@@ -12,6 +12,7 @@ from lab import maps
 from lab.interventions import (
     DIFFERENTIAL_EDITS,
     EDITS,
+    SIGNED_EDITS,
     change,
     edited,
     interventions,
@@ -43,7 +44,7 @@ def test_what_changes_no_map_changes_no_output(attention, fused):
     torch.testing.assert_close(changed(edited(same)), before, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(changed(quantised(23)), before, atol=1e-3, rtol=1e-3)
     assert not torch.allclose(changed(quantised(2)), before, atol=1e-3)
-    negative = functools.partial(EDITS["negative by 0"], None)
+    negative = functools.partial(SIGNED_EDITS["negative by 0"], None)
     assert torch.allclose(changed(edited(negative)), before, atol=1e-5) == (attention != "differential")
     assert not torch.allclose(changed(edited(functools.partial(EDITS["first token by 0"], None))), before, atol=1e-3)
     assert torch.equal(gpt(text()), before)  # nothing stays replaced
@@ -66,13 +67,15 @@ def test_edits_give_the_maps_that_they_say():
 
     even = torch.ones(12, 12).tril() / torch.arange(1, 13)[:, None]
     means = {attention: mean_maps(attention, x)}
+    all_edits = EDITS | SIGNED_EDITS | DIFFERENTIAL_EDITS
 
     def edit(name):
-        with replaced([attention], mix=edited(functools.partial((EDITS | DIFFERENTIAL_EDITS)[name], means))):
+        with replaced([attention], mix=edited(functools.partial(all_edits[name], means))):
             return attention.map(x)
 
     for name, expected in (
         ("weights within ±0.001 by 0", A * (A.abs() >= 1e-3)),
+        ("weights within ±0.01 by 0", A * (A.abs() >= 1e-2)),
         ("A by its mean", A.mean(0).expand_as(A)),
         ("negative by 0", A.relu()),
         ("λ by 0", A1),
@@ -83,6 +86,23 @@ def test_edits_give_the_maps_that_they_say():
     first = edit("first token by 0")
     assert not first[:, :, 1:, 0].any() and torch.equal(first[..., 1:], A[..., 1:])
     torch.testing.assert_close(first[:, :, 0], A[:, :, 0])
+
+
+@torch.no_grad()
+def test_as_much_positive_weight_is_taken_as_there_is_negative_weight():
+    attention = build("differential").blocks[0].attention
+    x = torch.randn(3, 12, 32, generator=torch.Generator().manual_seed(2))
+    A = 3 * attention.map(x)  # of all sizes
+    edit = SIGNED_EDITS["as much positive by 0"](None, attention, A, None)
+    for before, after in zip(A.flatten(0, 2).tolist(), edit.flatten(0, 2).tolist(), strict=True):
+        left, budget = list(before), sum(-a for a in before if a < 0)
+        for j in sorted(range(12), key=before.__getitem__):
+            if 0 < before[j] <= budget + 1e-7:
+                left[j], budget = 0.0, budget - before[j]
+            elif before[j] > 0:
+                break
+        assert after == pytest.approx(left, abs=1e-6)
+    assert (edit != A).any() and torch.equal(edit.clamp(max=0), A.clamp(max=0))
 
 
 @pytest.mark.parametrize("attention", THE_FOUR)
@@ -164,12 +184,12 @@ def test_every_mechanism_has_interventions_and_each_is_explained(attention):
     assert names | {"what", "loss_change", "standard_error"} <= lab.interventions.KEY.keys()
     bits = {f"logits in {bits} bits" for bits in (8, 6, 4)}
     if attention in THE_FOUR:
-        edits = EDITS.keys() - {"negative by 0"} if attention != "differential" else {*EDITS, *DIFFERENTIAL_EDITS}
+        edits = {*EDITS, *SIGNED_EDITS, *DIFFERENTIAL_EDITS} if attention == "differential" else {*EDITS}
         assert names == edits | bits
 
 
 def test_a_part_that_a_mechanism_lacks_has_no_intervention(monkeypatch):
     monkeypatch.setitem(ATTENTION, "even", Even)
-    assert set(rows_of("even")) == EDITS.keys() - {"negative by 0"}  # no logits, no negative weights, one map
+    assert rows_of("even").keys() == EDITS.keys()  # no logits, no negative weights, one map
     assert visible_logits(build("even"), [torch.zeros(1, 12, 32)] * 2) == []
     assert not DIFFERENTIAL_EDITS.keys() & rows_of("scores").keys()  # a softmax of a difference: there is no A₁ − λA₂
