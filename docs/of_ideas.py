@@ -73,7 +73,7 @@ def of_their_prose():
     """What chapter 11 says of single ideas, in sentences."""
     rows, page = ideas(), "11-discussion.md"
     assert (len(rows), sum(is_solved(of["task"]) for of in rows.values())) == (54, 14)  # "fourteen of fifty-four"
-    yield page, f"Of {sum(len(of['look']['pairs']) for of in rows.values() if 'look' in of)} looks"
+    yield page, f"Of {sum(len(of['look']['pairs']) for of in rows.values() if 'look' in of)} first runs"
     text = {name: on_text(of) for name, of in rows.items()}
     first = (
         f"({text['selective']}), talking heads ({text['talking-heads']}) and a matrix of unit rows ({text['unit-mix']})"

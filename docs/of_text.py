@@ -198,7 +198,7 @@ def of_inside():
         ),
     ):
         yield page, f"| {label} | {' | '.join(seeds(name, what, digits) for name in names)} |"
-    yield "01-budget.md", f"is {seeds('vanilla', 'logits top_1', 1)} in size"
+    yield "01-budget.md", f"is {seeds('vanilla', 'logits top_1', 1)} in absolute value"
     yield "02-without-subtraction.md", f"{seeds('temperature', 'effective_tokens', 1)} effective tokens"
     for what, digits in (("logits top_1", 1), ("hidden top_1", 0)):
         both = [seeds(name, what, digits) for name in ("vanilla", "differential")]
