@@ -126,7 +126,8 @@ def draw(path, rows, dataset):
     figure, (lam, alike, negative, sharp) = new_figure(9, 7, 2, 2)
     for attention in dict.fromkeys(row["attention"] for row in rows):
         style = {name: value for name, value in look(attention).items() if name != "ls"}
-        curve(sharp, rows, attention, "effective_tokens", label=f"{attention}: A", **style)
+        title = "λ fixed at 0" if attention == "lambda-zero" else attention
+        curve(sharp, rows, attention, "effective_tokens", label=f"{title}: A", **style)
         if attention != "differential":
             continue
         curve(alike, rows, attention, "A1_A2_cosine", label="cosine of A₁ and A₂", **style)
@@ -144,13 +145,13 @@ def draw(path, rows, dataset):
     alike.set(title="how alike both maps are", ylim=(0, 1.03))
     sharp.set(title="effective tokens per row", ylim=(0, None))
     negative.set(title="share below zero", ylim=(0, None))
-    lam.set(title="λ, a line per seed")
+    lam.set(title="λ of each layer, a line per seed")
     for axes in (alike, sharp, negative, lam):
         axes.set(xlabel="step")
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=8)
-    figure.suptitle(plain(f"{dataset}: mean ± sd over seeds"), fontsize=10)
+    figure.suptitle(plain(f"{dataset}: mean ± sd over seeds; λ: each seed"), fontsize=10)
     write_figure(path, figure)
 
 

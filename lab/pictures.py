@@ -154,6 +154,7 @@ def draw_weights(path, entries):
         share, style = np.array(entry["weights"]), style_of(i, entry)
         del style["marker"]
         axes.stairs(np.where(share > 0, share, np.nan), EDGES.numpy(), baseline=None, lw=1.2, **style)
+    axes.axvspan(-0.01, 0.01, color="0.92", zorder=0, label="near zero: within ±0.01")
     axes.set_xscale("symlog", linthresh=EDGES[EDGES > 0].min().item(), linscale=0.5)
     axes.set_xticks([-1, -1e-2, -1e-4, -1e-6, 1e-6, 1e-4, 1e-2, 1])
     if any(share > 0 for entry in entries for share in entry["weights"]):  # of a diverged model all may be nan
