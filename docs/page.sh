@@ -18,5 +18,7 @@ picture() { # PAGE FILE WIDTH HEIGHT
         --window-size="$3,$4" --screenshot="$PWD/$2" "file://$PWD/$1" 2> /dev/null
 }
 for width in 360 800 1600; do picture docs/page.html out/page-$width.png $width 4200; done
-sed 's|</style>|#three, #many, h1, h1 + p, #made { display: none }</style>|' docs/page.html > out/live.html # its third part
-picture out/live.html docs/page.png 1200 1060
+# Of its third part only what the README's picture needs
+hidden='#three, #many, h1, h1 + p, #made, #live-title, #live-title + p, #tasks, #task-said, #write, #actions, #switches, #maps ~ *, #maps small'
+sed "s|</style>|$hidden { display: none !important }</style>|" docs/page.html > out/live.html
+picture out/live.html docs/page.png 1000 900

@@ -53,7 +53,7 @@ def test_four_mechanisms_side_by_side(checkpoints, capsys):
         assert len(entry["heads"]) == (2 if double else 4)
         assert entry["tokens"] == 320 and entry["windows"] == 4 and len(entry["loss"]["by_position"]) == 16
         assert sum(entry["weights"]) == pytest.approx(1)
-        assert len(entry["interventions"]) == (10 if double else 6)
+        assert len(entry["interventions"]) == (12 if double else 7)
     lam = report["checkpoints"][3]["learned"]["lam"]
     assert len(lam["start"]) == len(lam["now"]) == 2 and [row[0] for row in lam["over_training"]] == [0, 2]
     assert table(compared(report["checkpoints"])) in shown and "±" not in shown
