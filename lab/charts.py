@@ -105,7 +105,7 @@ def draw_needles(chosen, axes):
         x, style = np.arange(1, exact.shape[1] + 1), look(name)
         axes.plot(x, exact.mean(0), label=name, ms=7, **style)
         axes.plot(x + 0.05 * (i + 1), exact.T, **style | {"ls": ""}, ms=4, mfc="none")
-    axes.plot(x, 1 / x, color="0.5", lw=1, label="number of any needle")
+    axes.plot(x, 1 / x, color="0.5", lw=1, label="a guess among the needles")
     axes.set(xlabel="needles in the context", ylabel="queries answered exactly (share)", ylim=(-0.03, 1.03), xticks=x)
     axes.set_title("seeds, and their mean; held-out cities and numbers")
     axes.legend()
