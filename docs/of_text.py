@@ -91,12 +91,12 @@ def of_parts():
     yield "the README", f"a vanilla cut to two heads is itself behind by {two_heads.lstrip('+')}"
     eight = [run for run in results("text-8-maps")["runs"] if run["attention"] == "differential"]
     four = [run for run in results("text")["runs"] if run["attention"] == "vanilla"]
-    yield "08-measured.md", f"vanilla's best, with 4, by {less([*eight, *four], 'differential', 'vanilla').lstrip('+')}"
+    yield "08-measured.md", f"the best vanilla, which has 4, by {less([*eight, *four], 'differential', 'vanilla').lstrip('+')}"
     for page in ("results.md", "08-measured.md"):
         yield page, less(runs, "tied-0.9", "tied").lstrip("+")
     names = ("differential", "lambda-zero", "no-norm", "sum", "tied")
     yield "results.md", f"| {' | '.join(less(runs, name, 'two heads') for name in names)} |"
-    yield "08-measured.md", f"is ahead by {less(runs, 'tied', 'two heads', 4).lstrip('−')}"
+    yield "08-measured.md", f"a vanilla with as few heads by {less(runs, 'tied', 'two heads', 4).lstrip('−')}"
     with_08, with_05, no_norm, tied = (
         less(runs, name, "differential") for name in ("init-0.8", "init-0.5", "no-norm", "tied")
     )
@@ -106,7 +106,7 @@ def of_parts():
     yield "08-measured.md", f"ahead of differential by {tied.lstrip('−')}"
     yield "results.md", f"are {less(runs, 'lambda-zero', 'normed-vanilla').lstrip('+')} behind vanilla with the norm"
     for page in ("results.md", "08-measured.md"):
-        yield page, f"with λ fixed it costs {less(runs, 'fixed-lambda', 'tied', 4).lstrip('+')}"
+        yield page, f"where λ is fixed it costs {less(runs, 'fixed-lambda', 'tied', 4).lstrip('+')}"
 
 
 @functools.cache
