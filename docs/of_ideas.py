@@ -79,13 +79,15 @@ def of_their_prose():
         f"({text['selective']}), talking heads ({text['talking-heads']}) and a matrix of unit rows ({text['unit-mix']})"
     )
     yield page, f"Selective Attention {first}"
-    yield page, f"ALiBi costs vanilla {text['alibi-vanilla'][1:]} and differential {text['alibi-differential'][1:]}"
     alibi = results("ideas-alibi")["table"][1]["difference"]["mean"]
     yield page, f"a vanilla with two heads loses {alibi:.2f} by ALiBi"
     differential = [run for run in results("text")["runs"] if run["attention"] == "differential"]
     runs = [*results("ideas")["runs"], *differential]
     yield page, f"which is {less(runs, 'selective-differential', 'differential')[1:]} less than differential alone"
     wider = [run | {"attention": "wider"} for run in results("text-wider")["runs"]]
+    own = less(runs, "alibi-differential", "differential")[1:]
+    yield page, f"costs vanilla {text['alibi-vanilla'][1:]}, and differential {own}"
+    yield page, f"Against talking heads that is {less(runs, 'selective', 'talking-heads', 4)}"
     yield page, f"a vanilla that is as large ({less([*runs, *wider], 'grown', 'wider')[1:]})"
     grown, dex = (interval(row["difference"], 4) for row in results("retrofit")["table"][1:])
     yield page, f"`grown` {grown}, `dex` {dex}"
@@ -95,6 +97,22 @@ def of_their_prose():
     yield page, f"{(M < 0).sum()} of {M.size} entries beside the diagonal"
     yield page, f"*negative*, {signed(M.mean(), 2)} on average"
     yield page, f"{(P > 0).sum()} of {P.size} are positive, {P.mean():.2f} on average"
+
+
+def of_no_positions():
+    """What it costs to leave positions out, each mechanism beside itself; the two seeds of the first runs."""
+    loss = {(run["attention"], str(run["seed"])): run["val_loss"] for run in results("ideas-look")["runs"]}
+    tuned = results("text")["tuning"]["differential-0.088-0.002-4"]
+    vanilla, differential = (
+        [loss[f"nope-{name}", seed] - before[seed] for seed in ("101", "102")]
+        for name, before in (
+            ("vanilla", {seed: loss["vanilla", seed] for seed in ("101", "102")}),
+            ("differential", {seed: row["val_loss"] for seed, row in tuned.items()}),
+        )
+    )
+    page, more = "11-discussion.md", np.subtract(differential, vanilla)
+    yield page, f"vanilla loses {np.mean(vanilla):.2f} and differential {np.mean(differential):.2f}, each"
+    yield page, f"by {more[0]:.2f} and {more[1]:.2f} in the two seeds"
 
 
 def beside(attention, name):

@@ -153,7 +153,8 @@ def of_one_layer():
     regression = of_settings(results("regression")["runs"])
     of = {(r["attention"], r["width"]): f"{r['error']['mean']:.3f}" for r in regression if r["n_head"] == 2}
     narrow, wide = ([of[name, width] for name in ("differential", "vanilla")] for width in (1, 48))
-    yield "08-measured.md", f"| y of one channel {narrow[0]}, of 48 channels {wide[0]} | {narrow[1]} and {wide[1]} |"
+    yield "08-measured.md", f"| y of one channel {narrow[0]}, of 48 channels {wide[0]}; with"
+    yield "08-measured.md", f"are behind vanilla | {narrow[1]} and {wide[1]} |"
     for row in of_settings(results("regression-positions")["runs"]):
         order = f"{100 * row['order']['mean']:.2f} %"
         yield "results.md", f"| {row['width']} | {row['attention']} | {error(row)} | {order} |"

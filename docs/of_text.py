@@ -91,7 +91,10 @@ def of_parts():
     yield "the README", f"a vanilla cut to two heads is itself behind by {two_heads.lstrip('+')}"
     eight = [run for run in results("text-8-maps")["runs"] if run["attention"] == "differential"]
     four = [run for run in results("text")["runs"] if run["attention"] == "vanilla"]
-    yield "08-measured.md", f"the best vanilla, which has 4, by {less([*eight, *four], 'differential', 'vanilla').lstrip('+')}"
+    yield (
+        "08-measured.md",
+        f"the best vanilla, which has 4, by {less([*eight, *four], 'differential', 'vanilla').lstrip('+')}",
+    )
     for page in ("results.md", "08-measured.md"):
         yield page, less(runs, "tied-0.9", "tied").lstrip("+")
     names = ("differential", "lambda-zero", "no-norm", "sum", "tied")

@@ -117,7 +117,7 @@ look analysis-text-seeds $(fair 1 2 3 4 5 6) --tokens=16384
 keep analysis-text-seeds analysis.json
 python -m lab.course config/cpu.toml --dataset=tinyshakespeare --steps=0,50,100,200,400,800,1200 --jobs=2 --out_dir=out/course-text
 keep course-text results.json course.png
-# Longer and wider, each mechanism at the setting that it has above. Decides: the lag grows (or closes) if all of three seeds
+# Longer and wider, each mechanism at the setting that it has above. Decides: the lag grows (or shrinks) if all of three seeds
 # have a larger (or smaller) difference to vanilla than the mean over six seeds above, by more than its standard deviation.
 for change in block_size=256 max_iters=4800; do
     python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla,differential --chosen_in=docs/results/text/results.json \
