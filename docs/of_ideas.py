@@ -73,6 +73,9 @@ def of_their_prose():
     """What chapter 11 says of single ideas, in sentences."""
     rows, page = ideas(), "11-discussion.md"
     assert (len(rows), sum(is_solved(of["task"]) for of in rows.values())) == (54, 14)  # "fourteen of fifty-four"
+    solvers = [of["fresh"]["difference"] for of in rows.values() if is_solved(of["task"]) and "fresh" in of]
+    assert (len(solvers), sum(of["mean"] > of["half"] for of in solvers)) == (13, 11)  # "eleven are behind vanilla"
+    assert sum("fresh" in of for of in rows.values()) == 42 and sum("look" in of for of in rows.values()) == 38
     yield page, f"Of {sum(len(of['look']['pairs']) for of in rows.values() if 'look' in of)} first runs"
     text = {name: on_text(of) for name, of in rows.items()}
     first = (
@@ -88,7 +91,14 @@ def of_their_prose():
     own = less(runs, "alibi-differential", "differential")[1:]
     yield page, f"costs vanilla {text['alibi-vanilla'][1:]}, and differential {own}"
     yield page, f"Against talking heads that is {less(runs, 'selective', 'talking-heads', 4)}"
-    yield page, f"a vanilla that is as large ({less([*runs, *wider], 'grown', 'wider')[1:]})"
+    grown, hierarchical = (less([*runs, *wider], name, "wider") for name in ("grown", "hierarchical"))
+    yield page, f"a vanilla that is at least as large ({grown} and {hierarchical})"
+    sigmoid = less(runs, "sigmoid", "vanilla", 4)[1:]
+    yield page, f"by {text['exp-minus-one'][1:]}, in all six seeds, and `sigmoid`, by {sigmoid}"
+    only_adds = less(runs, "differential", "add-only")[1:]
+    yield page, f"*only* add is behind vanilla by {text['add-only'][1:]}, and ahead of differential by {only_adds}"
+    per_head, per_token = (less(runs, "differential", name) for name in ("head-lambda", "token-lambda"))
+    yield page, f"(differential less these: {per_head} and {per_token})"
     grown, dex = (interval(row["difference"], 4) for row in results("retrofit")["table"][1:])
     yield page, f"`grown` {grown}, `dex` {dex}"
     b = np.mean([run["b"][-1] for run in runs if run["attention"] == "sink"], (0, 2))
