@@ -265,7 +265,7 @@ def discussion():
         axes.set(xlabel="loss on text − vanilla's, nats per byte")
         axes.axvline(0, color="k", lw=0.8)
         axes.grid(alpha=0.3)
-    for fill, label in ((None, "fresh seeds, 95 % interval"), ("none", "mean of two looks")):
+    for fill, label in ((None, "fresh seeds, 95 % interval"), ("none", "mean of two first runs")):
         panels[0].plot([], [], color="0.25", marker="o", ls="", ms=5, mfc=fill, label=label)
     panels[0].legend(fontsize=8, loc="lower right")
     panels[0].set_title("solve the task; at the edge: from which step on", fontsize=9)
