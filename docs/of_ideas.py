@@ -7,6 +7,7 @@ import numpy as np
 
 from docs.kept import accuracy, interval, less, results, signed, solved_at
 from ideas import ABLATIONS, MISTAKES
+from lab.compare import paired
 
 SOURCES = {  # of docs/results; where several have a mechanism, the first counts
     "task": ("ideas-missing", "missing-controls", "missing-narrow"),
@@ -59,7 +60,7 @@ def of_ideas():
     """A row of chapter 11 and one of the records for each mechanism that was run on the task and on text."""
     speed = {row["attention"]: f"{row['to_fused_vanilla'][1]:.2f}" for row in results("ideas-bench")["rows"]}
     for name, rows in ideas().items():
-        if name not in ABLATIONS | MISTAKES:
+        if name == "scores" or name not in ABLATIONS | MISTAKES:
             yield "11-discussion.md", f"| `{name}` | {on_task(rows['task'])} | {on_text(rows)} |"
         cells = [name, accuracy(rows["task"]), solved_at(rows["task"])]
         cells += [seeds_of(rows[kind]) if kind in rows else "" for kind in ("look", "fresh")]
@@ -73,10 +74,15 @@ def of_their_prose():
     """What chapter 11 says of single ideas, in sentences."""
     rows, page = ideas(), "11-discussion.md"
     assert (len(rows), sum(is_solved(of["task"]) for of in rows.values())) == (54, 14)  # "fourteen of fifty-four"
+    two_heads = [run | {"attention": "two heads"} for run in results("text-2-heads")["runs"]]
+    solving = [name for name, of in rows.items() if is_solved(of["task"]) and "fresh" in of and name != "v2"]
+    kept = [run for name in SOURCES["fresh"] for run in results(name)["runs"] if run["attention"] in solving]
+    beside_two = [paired([*kept, *two_heads], name, "two heads") for name in solving]
+    assert sum(of["mean"] > of["half"] for of in beside_two) == 5  # "beside a vanilla with two heads five are behind"
     solvers = [of["fresh"]["difference"] for of in rows.values() if is_solved(of["task"]) and "fresh" in of]
     assert (len(solvers), sum(of["mean"] > of["half"] for of in solvers)) == (13, 11)  # "eleven are behind vanilla"
     assert sum("fresh" in of for of in rows.values()) == 42 and sum("look" in of for of in rows.values()) == 38
-    yield page, f"Of {sum(len(of['look']['pairs']) for of in rows.values() if 'look' in of)} first runs"
+    yield page, f"With {sum(len(of['look']['pairs']) for of in rows.values() if 'look' in of)} first runs"
     text = {name: on_text(of) for name, of in rows.items()}
     first = (
         f"({text['selective']}), talking heads ({text['talking-heads']}) and a matrix of unit rows ({text['unit-mix']})"
@@ -86,7 +92,7 @@ def of_their_prose():
     yield page, f"a vanilla with two heads loses {alibi:.2f} by ALiBi"
     differential = [run for run in results("text")["runs"] if run["attention"] == "differential"]
     runs = [*results("ideas")["runs"], *differential]
-    yield page, f"which is {less(runs, 'selective-differential', 'differential')[1:]} less than differential alone"
+    yield page, f"lowers differential's loss as well, by {less(runs, 'selective-differential', 'differential')[1:]}"
     wider = [run | {"attention": "wider"} for run in results("text-wider")["runs"]]
     own = less(runs, "alibi-differential", "differential")[1:]
     yield page, f"costs vanilla {text['alibi-vanilla'][1:]}, and differential {own}"
@@ -122,7 +128,7 @@ def of_no_positions():
     )
     page, more = "11-discussion.md", np.subtract(differential, vanilla)
     yield page, f"vanilla loses {np.mean(vanilla):.2f} and differential {np.mean(differential):.2f}, each"
-    yield page, f"by {more[0]:.2f} and {more[1]:.2f} in the two seeds"
+    yield page, f"{more[0]:.2f} and {more[1]:.2f} more in the two seeds"
 
 
 def beside(attention, name):
