@@ -163,9 +163,11 @@ INSIDE = (  # label in results.md, key of `lab.analyze`, digits
     ("loss, completes a 4-gram seen in the window (2.4 % of tokens)", "loss of repeated n-grams", 3),
     ("the rest", "loss of the rest", 3),
     ("weights within ±0.001 by 0", "Δ loss, weights within ±0.001 by 0", 4),
+    ("weights within ±0.01 by 0", "Δ loss, weights within ±0.01 by 0", 4),
     ("weight on the first token by 0", "Δ loss, first token by 0", 3),
     ("A by its mean over windows", "Δ loss, A by its mean", 2),
     ("negative weights by 0", "Δ loss, negative by 0", 2),
+    ("as much positive weight by 0", "Δ loss, as much positive by 0", 2),
     ("λ by 0", "Δ loss, λ by 0", 2),
     ("A₂ by the mean of its row", "Δ loss, A₂ by its row's mean", 2),
     ("A₂ by its mean over windows", "Δ loss, A₂ by its mean", 2),
@@ -250,9 +252,10 @@ def of_near_zero():
         yield "04-near-zero.md", f"| {' | '.join(both(what, digits))} |"
     for what in ("negative_share", "negative_mass"):
         yield "04-near-zero.md", f"| {both(what, 2)[0]} | 0 |"
-    for what, digits in (("first token by 0", 3), ("A by its mean", 2), ("logits in 4 bits", 3)):
+    some = (("weights within ±0.01 by 0", 4), ("first token by 0", 3), ("A by its mean", 2), ("logits in 4 bits", 3))
+    for what, digits in some:
         yield "04-near-zero.md", f"| {' | '.join(reversed(both(f'Δ loss, {what}', digits)))} |"
-    for what in ("negative by 0", "λ by 0", "A₂ by its row's mean", "A₂ by its mean"):
+    for what in ("negative by 0", "as much positive by 0", "λ by 0", "A₂ by its row's mean", "A₂ by its mean"):
         name = seeds("differential", f"Δ loss, {what}", 2)
         yield "04-near-zero.md", f"| | {name} |"
     for what, digits in (("A1_effective_tokens", 1), ("A1_A2_cosine", 2), ("zero_by_itself", 2)):
