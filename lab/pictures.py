@@ -200,7 +200,9 @@ def draw_needles(path, entries):
         axes.set(xlabel=label, ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
     first, most = grid[0], entries[0]["needles"]["by_n"][-1]["needles"]
-    first.plot(range(1, most + 1), [1 / n for n in range(1, most + 1)], color="0.5", lw=1, label="a guess among the needles")
+    first.plot(
+        range(1, most + 1), [1 / n for n in range(1, most + 1)], color="0.5", lw=1, label="a guess among the needles"
+    )
     first.set(ylabel="queries answered exactly (share)", xticks=range(1, most + 1))
     first.legend(fontsize=8)
     counts = f"{entries[0]['needles']['by_depth'][0]['of']} queries per point"
