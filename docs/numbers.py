@@ -2,7 +2,7 @@
 
 from docs.kept import DOCS, less, results
 from docs.of_ideas import of_ideas, of_no_positions, of_their_prose
-from docs.of_tasks import of_course, of_missing, of_needles, of_one_layer, of_solved
+from docs.of_tasks import of_course, of_missing, of_needles, of_one_layer, of_solved, of_the_answer
 from docs.of_text import of_inside, of_longer, of_near_zero, of_parts, of_text
 
 MISTAKES = {  # of chapter 6, and what each of them should have been
@@ -22,6 +22,7 @@ def numbers():
     """(page, text): what the pages say of docs/results, computed from there again."""
     of_all = (
         of_missing,
+        of_the_answer,
         of_solved,
         of_one_layer,
         of_text,

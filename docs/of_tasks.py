@@ -43,6 +43,14 @@ def of_missing():
     for setting in tuned["chosen"].values():
         name, init_std, rate, n_head = setting.rsplit("-", 3)
         yield "results.md", f"| {name} | {init_std} | {rate} | {n_head} |"
+    rows = [row for name in ("missing-controls", "missing-narrow") for row in results(name)["table"]]
+    controls = {row["attention"]: accuracy(row) for row in rows}
+    for name in ("tied-0.9", "tied-narrow", "tied", "fixed-lambda", "add-only", "wide-values", "normed-vanilla"):
+        yield "00-a-task.md", f"(`{name}`) | {controls[name]} |"
+
+
+def of_the_answer():
+    """How the untuned models answer which one is missing: maps, interventions, other numbers of items."""
     answering = results("analysis-missing-seeds")["checkpoints"][0]["heads"][0]  # seed 1, layer 0
     assert 0.64 < answering["at_most_0.01"] < 0.69 and answering["zero_by_itself_0.01"] < 0.005
     yield "04-near-zero.md", "two thirds of the weights of the difference are within ±0.01"
@@ -61,10 +69,6 @@ def of_missing():
     first, second = (next(r for r in solved[0]["answering"] if r["map"] == name) for name in ("A₁", "A₂"))  # of layer 0
     shares = [f"{row[where]:.2f}" for row in (first, second) for where in ("first", "second")]
     yield "results.md", "$A_1$ has {} of its weight on the first and {} on the second, $A_2$ {} and {}.".format(*shares)
-    rows = [row for name in ("missing-controls", "missing-narrow") for row in results(name)["table"]]
-    controls = {row["attention"]: accuracy(row) for row in rows}
-    for name in ("tied-0.9", "tied-narrow", "tied", "fixed-lambda", "add-only", "wide-values", "normed-vanilla"):
-        yield "00-a-task.md", f"(`{name}`) | {controls[name]} |"
     nine, fifteen = (np.mean([entry["by_n_items"][n] for entry in solved]) for n in ("9", "15"))
     yield "00-a-task.md", f"It does, with {nine:.2f} and {fifteen:.2f}"
     for page in ("00-a-task.md", "the README"):
@@ -131,7 +135,7 @@ def of_course():
             cells = [f"{mean(kept, step, name, 'course-text'):.2f}" for step in (100, 200, 400, 800, 1200)]
             yield "04-near-zero.md", f"| {label}: {what} | {' | '.join(cells)} |"
     stays = mean("small_stays", 1200, of="course-text")
-    yield "04-near-zero.md", f"below 0.001 at step 800 {100 * stays:.0f} in a hundred still are at step 1200"
+    yield "04-near-zero.md", f"below 0.001 at step 800, {100 * stays:.0f} in a hundred still are at step 1200"
     start = mean("negative_share", 0, of="course-text")
     yield "03-subtraction.md", f"{start:.2f} of the weights begin below zero"
 

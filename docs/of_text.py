@@ -261,6 +261,6 @@ def of_near_zero():
     for what, digits in (("A1_effective_tokens", 1), ("A1_A2_cosine", 2), ("zero_by_itself", 2)):
         yield "04-near-zero.md", seeds("differential", what, digits)
     lam = [value for one in learned("differential") for value in one["now"]]
-    yield "04-near-zero.md", f"ends anywhere from {signed(min(lam), 2)} to {max(lam):.2f}"
+    yield "04-near-zero.md", f"ends anywhere from {min(lam):.2f} to {max(lam):.2f}"
     cosine = np.mean([row["A1_A2_cosine"] for row in summaries("analysis-text-seeds")["differential"]])
     yield "09-questions.md", f"their cosine is {cosine:.2f}"
