@@ -29,6 +29,10 @@ keep() { # NAME FILE...: those files of out/NAME -> docs/results/NAME
 python -m lab.compare config/missing.toml --attentions=vanilla,softmax1,temperature,differential,$ideas --seeds=1,2,3,4 --jobs=2 \
     --out_dir=out/ideas-missing
 keep ideas-missing results.json
+# Is it only sooner? Four that do not solve it in 400 steps and could, with four times the steps. Decides: as above, within 1600.
+python -m lab.compare config/missing.toml --attentions=hierarchical,no-softmax,minus-even,mixed --seeds=1,2,3,4 --max_iters=1600 --jobs=2 \
+    --out_dir=out/ideas-missing-long
+keep ideas-missing-long results.json
 # softmax1, temperature, differential and v2 have six seeds in docs/results/text. The loss is lowest at the end, as the rate falls to 0.
 text=(config/cpu.toml --dataset=tinyshakespeare --eval_interval=1200 --jobs=2)
 python -m lab.compare "${text[@]}" --attentions=vanilla,add-only,$ideas --seeds=101,102 --out_dir=out/ideas-look

@@ -115,6 +115,15 @@ def of_their_prose():
     yield page, f"{(P > 0).sum()} of {P.size} are positive, {P.mean():.2f} on average"
 
 
+def of_more_steps():
+    """The task with four times the steps."""
+    for row in results("ideas-missing-long")["table"]:
+        yield "results.md", f"| {row['attention']} | {accuracy(row)} | {solved_at(row)} |"
+    steps = [[step for step in row["solved_at"] if step] for row in results("ideas-missing-long")["table"]]
+    assert [len(some) for some in steps] == [3, 3, 0, 0]  # "in three of four seeds"; "in none"
+    yield "11-discussion.md", f"from step {min(map(min, steps[:2]))} to {max(map(max, steps[:2]))} on"
+
+
 def of_no_positions():
     """What it costs to leave positions out, each mechanism beside itself; the two seeds of the first runs."""
     loss = {(run["attention"], str(run["seed"])): run["val_loss"] for run in results("ideas-look")["runs"]}
