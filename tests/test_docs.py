@@ -335,3 +335,8 @@ def test_the_solutions_are_what_they_say():
     torch.testing.assert_close(A["three_maps"], S[:, [0, 3]] - lam * (S[:, [1, 4]] + S[:, [2, 5]]) / 2)
     first, others = layers["three_maps"].maps(x)
     torch.testing.assert_close(A["three_maps"], first - lam * others)
+
+
+def test_records_hold_no_path_of_a_machine():
+    for path in (ROOT / "docs/results").glob("*/*.json"):
+        assert not re.search(r'[" ]/\w+/', path.read_text(encoding="utf-8")), path
