@@ -42,7 +42,7 @@ fresh=talking-heads,selective,alibi-vanilla,alibi-differential,sink,mixed,unit-m
 fresh=$fresh,softmax1-but-last,layer-sink,mixed-by-token,dex,exp-minus-one,xpos-vanilla,threshold,hierarchical,factored
 fresh=$fresh,add-only,surprise,sigmoid,minus-even,head-lambda,scores,token-lambda
 python -m lab.compare "${text[@]}" --attentions=vanilla,$fresh --seeds=1,2,3,4,5,6 --out_dir=out/ideas
-keep ideas results.json
+keep ideas results.json b.png
 # Can a trained model learn to subtract? Decides: it gains by it if the interval of its difference to vanilla, tuned as long from
 # the same weights, does not hold 0.
 python -m lab.compare "${text[@]}" --attentions=vanilla,grown,dex --init_from=out/ideas/vanilla-0.002-{seed} --learning_rate=1e-3 \

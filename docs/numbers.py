@@ -1,7 +1,7 @@
 """The numbers of the tutorial, the records and the README, computed again from docs/results."""
 
 from docs.kept import DOCS, less, results
-from docs.of_ideas import of_ideas, of_more_steps, of_no_positions, of_their_prose
+from docs.of_ideas import of_ideas, of_learned, of_more_steps, of_no_positions, of_their_prose
 from docs.of_tasks import of_course, of_missing, of_needles, of_one_layer, of_solved, of_the_answer
 from docs.of_text import of_inside, of_longer, of_near_zero, of_parts, of_text
 
@@ -30,6 +30,7 @@ def numbers():
         of_parts,
         of_ideas,
         of_their_prose,
+        of_learned,
         of_no_positions,
         of_more_steps,
         of_inside,

@@ -75,12 +75,13 @@ def of_their_prose():
     rows, page = ideas(), "11-discussion.md"
     assert (len(rows), sum(is_solved(of["task"]) for of in rows.values())) == (54, 14)  # "fourteen of fifty-four"
     two_heads = [run | {"attention": "two heads"} for run in results("text-2-heads")["runs"]]
-    solving = [name for name, of in rows.items() if is_solved(of["task"]) and "fresh" in of and name != "v2"]
-    kept = [run for name in SOURCES["fresh"] for run in results(name)["runs"] if run["attention"] in solving]
-    beside_two = [paired([*kept, *two_heads], name, "two heads") for name in solving]
+    solvers = {name: of["fresh"] for name, of in rows.items() if is_solved(of["task"]) and "fresh" in of}
+    kept = [run for name in SOURCES["fresh"] for run in results(name)["runs"] if run["attention"] in solvers]
+    behind = [of["difference"]["mean"] > of["difference"]["half"] for of in solvers.values()]
+    assert (len(behind), sum(behind)) == (13, 11)  # "eleven are behind vanilla"
+    beside_two = [paired([*kept, *two_heads], name, "two heads") for name in solvers]
     assert sum(of["mean"] > of["half"] for of in beside_two) == 5  # "beside a vanilla with two heads five are behind"
-    solvers = [of["fresh"]["difference"] for of in rows.values() if is_solved(of["task"]) and "fresh" in of]
-    assert (len(solvers), sum(of["mean"] > of["half"] for of in solvers)) == (13, 11)  # "eleven are behind vanilla"
+
     assert sum("fresh" in of for of in rows.values()) == 42 and sum("look" in of for of in rows.values()) == 38
     yield page, f"With {sum(len(of['look']['pairs']) for of in rows.values() if 'look' in of)} first runs"
     text = {name: on_text(of) for name, of in rows.items()}
@@ -105,6 +106,8 @@ def of_their_prose():
     yield page, f"*only* add is behind vanilla by {text['add-only'][1:]}, and ahead of differential by {only_adds}"
     per_head, per_token = (less(runs, "differential", name) for name in ("head-lambda", "token-lambda"))
     yield page, f"(differential less these: {per_head} and {per_token})"
+    dex, by_token = (less([*runs, *wider], name, "wider") for name in ("dex", "mixed-by-token"))
+    yield page, f"beside that larger vanilla they are at {dex} and {by_token}"
     grown, dex = (interval(row["difference"], 4) for row in results("retrofit")["table"][1:])
     yield page, f"`grown` {grown}, `dex` {dex}"
     b = np.mean([run["b"][-1] for run in runs if run["attention"] == "sink"], (0, 2))
@@ -113,6 +116,22 @@ def of_their_prose():
     yield page, f"{(M < 0).sum()} of {M.size} entries beside the diagonal"
     yield page, f"*negative*, {signed(M.mean(), 2)} on average"
     yield page, f"{(P > 0).sum()} of {P.size} are positive, {P.mean():.2f} on average"
+
+
+def of_learned():
+    """λ of ideas on text at the end; how far hierarchical comes on the task; how lucky the first seeds are."""
+    page, runs = "11-discussion.md", results("ideas")["runs"]
+    even, grown = (
+        np.array([np.mean(run["lam"][-1], -1) for run in runs if run["attention"] == name])  # seeds, layers
+        for name in ("minus-even", "grown")
+    )
+    yield page, f"in the first layer, from 0.5 to {even[:, 0].min():.2f} to {even[:, 0].max():.2f}"
+    of_first = f"to {grown[:, 0].min():.2f} to {grown[:, 0].max():.2f} in the first layer"
+    yield page, f"its λ rises {of_first} and to {grown[:, 1:].min():.2f} to {grown[:, 1:].max():.2f} in the others"
+    ends = [run["accuracies"][-1] for run in results("ideas-missing")["runs"] if run["attention"] == "hierarchical"]
+    yield page, f"three of four seeds ({sorted(ends)[1]:.2f} to {max(ends):.2f})"
+    first, fresh = (results(name)["table"][0]["val_loss"]["mean"] for name in ("ideas-look", "ideas"))
+    yield page, f"vanilla is lucky in them, by {fresh - first:.3f}"
 
 
 def of_more_steps():

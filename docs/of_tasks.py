@@ -33,6 +33,8 @@ def of_missing():
     later = [f"{row['accuracy']['mean']:.2f}" for row in results("missing-long")["table"][:3]]
     yield "the README", f"each tuned for the task, 1600 steps | 1.00, from step {span} on | 1.00, from step 150 on |"
     yield "the README", "after 1600 steps they have {}, {} and {}".format(*later)
+    temperature = results("missing-tuned-long")["table"][2]["accuracy"]["mean"]
+    yield "the README", f"temperature comes to {temperature:.2f}"
     yield "00-a-task.md", f"vanilla gets there, after {span}"
     n = {a: sum(by["101"] < 0.1 for name, by in tuned["tuning"].items() if name.startswith(f"{a}-")) for a in THE_FOUR}
     assert [*n.values()][:3] == [0, 0, 0]

@@ -84,6 +84,11 @@ def of_parts():
         yield "results.md", f"| {' | '.join(cells)} |"
     for name in ("normed-vanilla", "lambda-zero", "differential", "no-norm", "sum", "tied", "tied-0.9"):
         yield "08-measured.md", f"| {text[name]} |"
+    yield "08-measured.md", f"the difference against the sum {less(runs, 'differential', 'sum')}"
+    eight_each = next(row for row in results("text-8-maps")["table"] if row["attention"] == "differential")
+    yield "08-measured.md", f"is level with a vanilla of 8 ({difference_of(eight_each, 3)})"
+    rival = [less(results(name)["runs"], "differential", "temperature").lstrip("+") for name in ("text", "code")]
+    yield "09-questions.md", "is ahead of differential, by {} and {} on our two texts".format(*rival)
     two_heads = less(runs, "two heads", "vanilla")
     yield "results.md", f"| {two_heads} | {less(runs, 'two heads', 'differential')} |"
     yield "08-measured.md", f"| {two_heads} |"
@@ -245,6 +250,11 @@ def of_near_zero():
         ("at_most_1e-05", 2),
         ("gradient_at_most_0.001", 3),
         ("output_overlap", 2),
+    )
+    near = [seeds(name, "at_most_0.01", 2)[2:4] for name in ("differential", "vanilla")]
+    yield (
+        "04-near-zero.md",
+        "In our models of text {} % of a difference's weights are, and {} % of vanilla's".format(*near),
     )
     by_itself = [seeds("differential", f"zero_by_itself{limit}", 2) for limit in ("", "_0.01")]
     yield "04-near-zero.md", "{} are as small in $A_1$ already, of those within ±0.01 {}".format(*by_itself)

@@ -87,7 +87,9 @@ def follow(out, settings, steps, windows):
         row, small = look_at(out / name, windows)
         np.save(out / name / f"small-{step}.npy", small)
         if rows:
-            before = np.load(out / name / f"small-{rows[-1]['step']}.npy")
+            kept = out / name / f"small-{rows[-1]['step']}.npy"
+            if not kept.exists() or (before := np.load(kept)).shape != small.shape:
+                raise UsageError(f"{path} was made with other windows or by an older version: give another out_dir")
             row["small_stays"] = (small & before).sum() / max(1, before.sum())
         rows.append(row)
         write_json(path, rows)

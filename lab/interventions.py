@@ -99,7 +99,6 @@ def mean_second(means, attention, A, A2):
 EDITS = {"weights within ±0.001 by 0": without_thousandths, "weights within ±0.01 by 0": without_hundredths}
 EDITS |= {"first token by 0": without_first, "A by its mean": mean_map}
 SIGNED_EDITS = {"negative by 0": without_negative, "as much positive by 0": without_as_much}
-
 DIFFERENTIAL_EDITS = {"λ by 0": without_second, "A₂ by its row's mean": even_second, "A₂ by its mean": mean_second}
 
 

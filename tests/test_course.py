@@ -86,6 +86,14 @@ def test_it_counts_which_small_weights_stay_small(settings, monkeypatch):
     assert rows[2]["small_stays"] == pytest.approx(after[before].mean()) and "small_stays" not in rows[0]
 
 
+def test_looks_of_another_kind_are_not_continued(settings):
+    first = follow(Path("out/course"), settings, (0, 2), 4)
+    assert "was made with other windows" in mistake(follow, Path("out/course"), settings, (0, 2, 4), 3)
+    Path("out/course/differential-1/small-2.npy").unlink()
+    assert "or by an older version" in mistake(follow, Path("out/course"), settings, (0, 2, 4), 4)
+    assert json.loads(Path("out/course/differential-1.json").read_text()) == first
+
+
 def test_its_report_has_a_row_for_each_look(corpus, capsys):
     options = {name: value for name, value in SHORT.items() if name != "lr_decay_iters"}
     rows = course(attentions=("vanilla", "differential"), seeds=(1,), steps=(0, 3), dataset=str(corpus), **options)
