@@ -20,6 +20,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+SHORT = 1024  # tokens: in windows up to here a CPU stores the maps that share a value, which is faster
+
 
 @dataclass
 class GPTConfig:
@@ -74,30 +76,38 @@ def scores(q, k, scale=None):
     (T, D), N = q.shape[-2:], k.size(-2)
     S = (D**-0.5 if scale is None else scale) * q @ k.mT
     if T > 1:  # a single query is the last one: nothing is hidden from it
-        S = S.masked_fill(torch.ones(T, N, dtype=torch.bool, device=q.device).triu(N - T + 1), -math.inf)
+        S = S + torch.full((T, N), -math.inf, dtype=S.dtype, device=S.device).triu(N - T + 1)
     return S
 
 
-def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0):
-    """A V, where A = weights(S) and S = scores(q, k, scale). q BHTD, k BHND, v BHNE -> BHTE
+def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0, combine=None):
+    """A V, where A = combine(weights(S)) and S = scores(q, k, scale). q BHTD, k BHND, v BGNE -> BGTE
 
-    `weights` is any function of S. `dropout` drops weights of A. `fused` changes the speed, not the result: for softmax
-    and softmax1 there is a kernel that never stores A.
+    `weights` is any function of S. `combine` makes one map of the H/G that share a value, BHTN -> BGTN, and is linear:
+    as (A₁ − λA₂)V = A₁V − λA₂V it may come before V or after it. `dropout` drops weights of each map. `fused` changes
+    the speed, not the result: for softmax and softmax1 there is a kernel that never stores a map.
     """
     (T, D), (N, E) = q.shape[-2:], v.shape[-2:]
     # The kernel makes softmax only, and lets query i see the keys 0 to i, which is wrong where T < N.
     if not fused or weights not in (softmax, softmax1) or T < N:
-        A = weights(scores(q, k, scale))
-        return F.dropout(A, dropout) @ v
+        A = F.dropout(weights(scores(q, k, scale)), dropout)
+        return (combine(A) if combine else A) @ v
+
+    if combine and N <= SHORT and q.device.type == "cpu":
+        # One product with V, not one per map: faster than the kernel. A block of queries needs no key after it.
+        blocks = ((q[:, :, i : i + 128], k[:, :, : i + 128], v[:, :, : i + 128]) for i in range(0, T, 128))
+        return torch.cat([attend(*block, weights, False, scale, dropout, combine) for block in blocks], 2)
 
     # softmax1's null key is a row of zeros in front of k and v. One in front of q, too, keeps the causal mask right:
     # row i + 1 sees the null key and keys 0 to i. Zero columns make widths equal, and change neither scores nor output.
     null = int(weights is softmax1)
     scale = D**-0.5 if scale is None else scale
+    if combine:
+        v = v.repeat_interleave(q.size(1) // v.size(1), 1)
     if null or D != E:
         q, k, v = (F.pad(x, (0, max(D, E) - x.size(-1), null, 0)) for x in (q, k, v))
-    y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)
-    return y[..., null:, :E]
+    y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)[..., null:, :E]
+    return combine(y) if combine else y
 
 
 class Cache:
@@ -166,8 +176,8 @@ class Attention(nn.Module):
         """A V. Override this to write a mechanism; it must be linear in v. x BTC, q BHTD, k BHND, v BHNE -> BHTE"""
         return self.attend(q, k, v)
 
-    def attend(self, q, k, v, weights=softmax, scale=None):
-        return attend(q, k, v, weights, self.fused, scale, self.dropout if self.training else 0.0)
+    def attend(self, q, k, v, weights=softmax, scale=None, combine=None):
+        return attend(q, k, v, weights, self.fused, scale, self.dropout * self.training, combine)
 
     def norm(self, y):
         """What is done to A V before the heads are joined. BHTE -> BHTE"""
@@ -179,7 +189,7 @@ class Attention(nn.Module):
         return self.mix(x, q, k, identity_like(v))
 
     def flops(self, n):
-        """Floating-point operations of `mix` per query that sees n keys; a multiply-add counts as two."""
+        """Floating-point operations of `mix` per query that sees n keys: every map meets V, a multiply-add is two."""
         return 2 * self.n_maps * (self.D + self.E) * n
 
 
@@ -237,8 +247,12 @@ class Differential(Attention):
         return lam1 - lam2 + self.lam_init
 
     def mix(self, x, q, k, v):
-        (q1, q2), (k1, k2) = pairs(q), pairs(k)
-        return self.attend(q1, k1, v) - self.lam * self.attend(q2, k2, v)
+        return self.attend(q, k, v, combine=self.combine).to(x.dtype)  # float32, in which heads are normalised
+
+    def combine(self, A):
+        """A₁ − λA₂ of the two maps of each head, BHTN -> B(H/2)TN; or A₁V − λA₂V of what they make of V."""
+        A1, A2 = pairs(A)
+        return A1 - self.lam * A2
 
     def norm(self, y):
         return (1 - self.lam_init) * self.head_norm(y)

@@ -17,17 +17,17 @@ class Sum(Differential):
     "why … the difference … instead of the sum?"
     """
 
-    def mix(self, x, q, k, v):
-        (q1, q2), (k1, k2) = pairs(q), pairs(k)
-        return self.attend(q1, k1, v) + self.lam * self.attend(q2, k2, v)
+    def combine(self, A):
+        A1, A2 = pairs(A)
+        return A1 + self.lam * A2
 
 
 class AddOnly(Differential):
     """add-only: A = softmax(S₁) + |λ| softmax(S₂), which can never subtract."""
 
-    def mix(self, x, q, k, v):
-        (q1, q2), (k1, k2) = pairs(q), pairs(k)
-        return self.attend(q1, k1, v) + self.lam.abs() * self.attend(q2, k2, v)
+    def combine(self, A):
+        A1, A2 = pairs(A)
+        return A1 + self.lam.abs() * A2
 
 
 class OneMap(Attention):

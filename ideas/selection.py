@@ -39,8 +39,7 @@ class SelectiveDifferential(Selective, Differential):
 
     def mix(self, x, q, k, v):
         k, weights = self.selected(q, k)
-        (q1, q2), (k1, k2) = pairs(q), pairs(k)
-        return self.attend(q1, k1, v, weights) - self.lam * self.attend(q2, k2, v, weights)
+        return self.attend(q, k, v, weights, combine=self.combine).to(x.dtype)
 
     def maps(self, x):
         q, k, _ = self.project(x)

@@ -24,12 +24,12 @@ def score_gradients(gpt, x, y):
     attentions = [block.attention for block in gpt.blocks]
     of_layers = {attention: [] for attention in attentions}
 
-    def attend(attention, original, q, k, v, weights=softmax, scale=None):
+    def attend(attention, original, q, k, v, weights=softmax, scale=None, combine=None):
         def noted(S):
             of_layers[attention].append(S)
             return weights(S)
 
-        return original(q, k, v, noted, scale)
+        return original(q, k, v, noted, scale, combine)
 
     with torch.enable_grad(), replaced(attentions, attend=attend):
         loss = F.cross_entropy(gpt(x).flatten(0, 1), y.flatten(), ignore_index=-1)

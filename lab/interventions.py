@@ -137,7 +137,7 @@ def logits(attention, mix, x, q, k, v):
     `attend`."""
     of_maps = []
 
-    def note(attention, attend, q, k, v, weights=softmax, scale=None):
+    def note(attention, attend, q, k, v, weights=softmax, scale=None, combine=None):
         of_maps.append(scores(q, k, scale))
         return torch.zeros_like(v)
 
@@ -162,8 +162,8 @@ def quantised(bits):
     One scale for all maps of a layer in a window; nothing else is rounded.
     """
 
-    def attend(step, attention, original, q, k, v, weights=softmax, scale=None):
-        return original(q, k, v, lambda S: weights((S / step).round() * step), scale)
+    def attend(step, attention, original, q, k, v, weights=softmax, scale=None, combine=None):
+        return original(q, k, v, lambda S: weights((S / step).round() * step), scale, combine)
 
     def mix(attention, original, x, q, k, v):
         S = logits(attention, original, x, q, k, v).masked_fill(~visible(x.size(1), x.device), 0)

@@ -112,7 +112,8 @@ def test_logits_are_what_softmax_is_given(attention):
     attention, x = gpt.blocks[0].attention, torch.randn(2, 12, 32)
     S = logits(attention, attention.mix, x, *attention.project(x))
     weights = softmax1(S) if gpt.config.attention == "softmax1" else softmax(S)
-    A = torch.cat(attention.maps(x), 1) if isinstance(attention, Differential) else attention.map(x)
+    of_pairs = isinstance(attention, Differential)
+    A = torch.stack(attention.maps(x), 2).flatten(1, 2) if of_pairs else attention.map(x)
     torch.testing.assert_close(weights, A, atol=1e-5, rtol=1e-4)
 
 

@@ -47,11 +47,13 @@ def gpt(name, **options):
 
 
 @every
-@pytest.mark.parametrize("T", [1, 2, 16])
-def test_fused_is_explicit_in_output_and_every_gradient(name, T):
+@pytest.mark.parametrize("T", [1, 2, 16, 150])
+@pytest.mark.parametrize("short", [0, 1024])  # of a window that is not short nothing is stored
+def test_fused_is_explicit_in_output_and_every_gradient(name, T, short, monkeypatch):
+    monkeypatch.setattr(model, "SHORT", short)
     results = []
     for fused in (False, True):
-        attention, x = layer(name, fused), inputs(T).requires_grad_()
+        attention, x = layer(name, fused, block_size=max(16, T)), inputs(T).requires_grad_()
         y = attention(x)
         y.backward(torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y))
         results.append({"y": y, "x": x.grad, **{n: p.grad for n, p in attention.named_parameters()}})
@@ -206,12 +208,23 @@ def test_every_parameter_gets_gradient(name):
 def test_fused_passes_no_mask_and_is_causal(name, monkeypatch):
     calls, kernel = [], F.scaled_dot_product_attention
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **kw: calls.append(kw) or kernel(*a, **kw))
-    layer(name, fused=True)(inputs())
+    monkeypatch.setattr(model, "SHORT", 10)
+    layer(name, fused=True)(inputs(11))
     assert calls
+
     assert all(kw["is_causal"] and kw.get("attn_mask") is None for kw in calls)
     calls.clear()
-    layer(name, fused=False)(inputs())
+    layer(name, fused=False)(inputs(11))
     assert calls == []
+
+
+def test_a_short_window_of_maps_that_share_a_value_is_stored_in_blocks(monkeypatch):
+    """The largest thing kept for backward is a block of 128 queries, not a map; the kernel is not asked."""
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    attention, x, sizes = layer("differential", fused=True, block_size=512), inputs(512, B=1), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda z: sizes.append(z.numel()) or z, lambda z: z):
+        attention(x.requires_grad_()).sum().backward()
+    assert max(sizes) == 4 * 128 * 512
 
 
 @pytest.mark.parametrize("weights", [softmax, softmax1])
@@ -421,7 +434,13 @@ def test_initial_weights_are_those_of_the_table(std):
 
 
 @every
-def test_counting_agrees_with_torch(name):
+def test_counting_agrees_with_torch(name, monkeypatch):
+    def each_map_meets_v(q, k, v, weights, fused, scale, dropout, combine):  # as in the kernel
+        v = v.repeat_interleave(q.size(1) // v.size(1), 1) if combine else v
+        y = attend(q, k, v, weights, fused, scale, dropout)
+        return combine(y) if combine else y
+
+    monkeypatch.setattr(model, "attend", each_map_meets_v)
     net = gpt(name, fused=False)
     assert net.n_params() == sum(p.numel() for p in net.parameters())
     assert net.n_params(embedding=False) == net.n_params() - 32 * SMALL["n_embd"]
@@ -485,8 +504,9 @@ def test_fused_is_explicit_on_cuda(name, dtype, tolerance):
 
 @every
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
-def test_fused_runs_on_a_kernel_that_does_not_store_the_map(name, device):
+def test_fused_runs_on_a_kernel_that_does_not_store_the_map(name, device, monkeypatch):
     maps = SMALL["n_head"]
+    monkeypatch.setattr(model, "SHORT", 0)
     net = GPT(GPTConfig(attention=name, block_size=128, n_layer=1, n_head=maps, n_embd=64 * maps)).to(device)
     tokens = torch.randint(256, (4, 128)).to(device)
     with profile() as trace, torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
