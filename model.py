@@ -307,18 +307,18 @@ class Block(nn.Module):
         super().__init__()
         self.attention = ATTENTION[config.attention](config, depth)
         self.mlp = MLP(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(self, x, cache=None):
-        x = x + self.dropout(self.attention(rms_norm(x), cache))
-        return x + self.dropout(self.mlp(rms_norm(x)))
+        x = x + F.dropout(self.attention(rms_norm(x), cache), self.dropout, self.training)
+        return x + F.dropout(self.mlp(rms_norm(x)), self.dropout, self.training)
 
 
 def pick(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     """Draw a token per row, BV -> B1: among the top_k likeliest, and among the likeliest whose sum reaches top_p."""
     if temperature < torch.finfo(torch.float32).tiny:  # too small to divide by
         return logits.argmax(-1, keepdim=True)
-    logits = logits.float() - logits.max(-1, keepdim=True).values.float()  # now at most 0: no overflow
+    logits = logits.float() - logits.float().amax(-1, keepdim=True)  # now at most 0: no overflow
     p = (logits / temperature).softmax(-1)
     if top_k is None and top_p is None:
         return torch.multinomial(p, 1, generator=generator)
@@ -337,7 +337,6 @@ class GPT(nn.Module):
         super().__init__()
         self.config, seed = config, torch.randint(2**62, ()).item()  # drawn first: the same for all mechanisms
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, depth) for depth in range(config.n_layer))
         self.init(seed)
 
@@ -365,7 +364,7 @@ class GPT(nn.Module):
         """
         T, L = tokens.size(1) + (cache[0].length if cache else 0), self.config.block_size
         assert T <= L, f"{T} tokens do not fit into block_size={L}"
-        x = self.dropout(self.embedding(tokens))
+        x = F.dropout(self.embedding(tokens), self.config.dropout, self.training)
         for depth, block in enumerate(self.blocks):
             x = block(x, cache[depth] if cache else None)
         x = rms_norm(x[:, -1:] if cache else x)
