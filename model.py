@@ -20,7 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-SHORT = 1024  # tokens: in windows up to here a CPU stores the maps that share a value, which is faster
+SHORT, BLOCK = 1024, 128  # a CPU stores maps that share a value in windows up to SHORT, for BLOCK queries at a time
 
 
 @dataclass
@@ -28,7 +28,7 @@ class GPTConfig:
     """The shape of a model. Raises ValueError, with the numbers, for a shape that cannot be built."""
 
     attention: str = "vanilla"  # mechanism: vanilla, softmax1, temperature, differential, or a name that ideas/ adds
-    fused: bool = True  # use torch's fused kernel, which never stores a map; false: plain matrix products
+    fused: bool = True  # use torch's fused kernel, which stores no map, wherever it is faster; false: matrix products
     block_size: int = 64  # window length: how many tokens the model can see; at least 1 and at most 1048576
     vocab_size: int = 256  # rows of the embedding, at least 1; train.py enlarges it to what the dataset needs
     n_layer: int = 4  # number of blocks, at least 1 and at most 10000
@@ -88,15 +88,15 @@ def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0, combin
     the speed, not the result: for softmax and softmax1 there is a kernel that never stores a map.
     """
     (T, D), (N, E) = q.shape[-2:], v.shape[-2:]
+    stored = combine and N <= SHORT and q.device.type == "cpu"  # there one product with V beats a kernel with two
     # The kernel makes softmax only, and lets query i see the keys 0 to i, which is wrong where T < N.
-    if not fused or weights not in (softmax, softmax1) or T < N:
+    if not fused or weights not in (softmax, softmax1) or T < N or (stored and T <= BLOCK):
         A = F.dropout(weights(scores(q, k, scale)), dropout)
         return (combine(A) if combine else A) @ v
 
-    if combine and N <= SHORT and q.device.type == "cpu":
-        # One product with V, not one per map: faster than the kernel. A block of queries needs no key after it.
-        blocks = ((q[:, :, i : i + 128], k[:, :, : i + 128], v[:, :, : i + 128]) for i in range(0, T, 128))
-        return torch.cat([attend(*block, weights, False, scale, dropout, combine) for block in blocks], 2)
+    if stored:  # a block of queries needs no key after it
+        blocks = ((q[:, :, i : i + BLOCK], k[:, :, : i + BLOCK], v[:, :, : i + BLOCK]) for i in range(0, T, BLOCK))
+        return torch.cat([attend(*block, weights, fused, scale, dropout, combine) for block in blocks], 2)
 
     # softmax1's null key is a row of zeros in front of k and v. One in front of q, too, keeps the causal mask right:
     # row i + 1 sees the null key and keys 0 to i. Zero columns make widths equal, and change neither scores nor output.
@@ -255,7 +255,8 @@ class Differential(Attention):
         return A1 - self.lam * A2
 
     def norm(self, y):
-        return (1 - self.lam_init) * self.head_norm(y)
+        gain = (1 - self.lam_init) * self.head_norm.weight  # smaller than y, so the factor is cheap here
+        return F.rms_norm(y, (self.E,), gain, self.head_norm.eps)
 
     def maps(self, x):
         """A₁ and A₂, each BHTT, of which `map` is A₁ − λA₂. x BTC"""

@@ -47,7 +47,7 @@ def bench(
     *presets: str,  # TOML files with the shapes to measure; none: config/cpu.toml, on CUDA config/gpt2.toml
     parts: tuple[str, ...] = PARTS[:4],  # step, attention, sampling, prepare, or race (with --peer)
     attentions: tuple[str, ...] = THE_FOUR,  # mechanisms to measure
-    paths: tuple[str, ...] = ("fused", "explicit"),  # fused (one kernel), explicit (the map is stored)
+    paths: tuple[str, ...] = ("fused", "explicit"),  # fused (the default of model.py), explicit (plain matrix products)
     modes: tuple[str, ...] | None = None,  # how the model runs: eager, compiled; none: eager, on CUDA both
     lengths: Lengths | None = None,  # window lengths T; none: 64, 256, 1024, on CUDA 256, 1024, 4096, 8192
     tokens: PositiveInt | None = None,  # tokens per step, a multiple of all --lengths; none: the largest of them

@@ -219,12 +219,12 @@ def test_fused_passes_no_mask_and_is_causal(name, monkeypatch):
 
 
 def test_a_short_window_of_maps_that_share_a_value_is_stored_in_blocks(monkeypatch):
-    """The largest thing kept for backward is a block of 128 queries, not a map; the kernel is not asked."""
+    """The largest thing kept for backward is the maps of a block of queries; the kernel is not asked."""
     monkeypatch.setattr(F, "scaled_dot_product_attention", None)
     attention, x, sizes = layer("differential", fused=True, block_size=512), inputs(512, B=1), []
     with torch.autograd.graph.saved_tensors_hooks(lambda z: sizes.append(z.numel()) or z, lambda z: z):
         attention(x.requires_grad_()).sum().backward()
-    assert max(sizes) == 4 * 128 * 512
+    assert max(sizes) == 4 * model.BLOCK * 512
 
 
 @pytest.mark.parametrize("weights", [softmax, softmax1])

@@ -8,9 +8,9 @@ class ThreeMaps(Differential):
 
     maps_per_head = 3
 
-    def mix(self, x, q, k, v):
-        y1, y2, y3 = (self.attend(q[:, i::3], k[:, i::3], v) for i in range(3))
-        return y1 - self.lam * (y2 + y3) / 2
+    def combine(self, A):
+        A1, A2, A3 = (A[:, i::3] for i in range(3))
+        return A1 - self.lam * (A2 + A3) / 2
 
     def maps(self, x):
         """The first, and the mean of the others: what lab.analyze takes for A₁ and A₂."""
