@@ -85,8 +85,8 @@ def kind_of(name, attention):
     base = next(base for base in KINDS if isinstance(attention, base))
     changed = [
         way
-        for way in ("forward", "project", "rotate", "mix", "attend")
-        if getattr(type(attention), way) is not getattr(base, way)
+        for way in ("forward", "project", "rotate", "mix", "combine", "attend")
+        if getattr(type(attention), way, None) is not getattr(base, way, None)
     ]
     if changed or attention.qkv.weight.shape[0] != 3 * attention.qkv.weight.shape[1]:
         raise UsageError(
