@@ -47,7 +47,7 @@ def gpt(name, **options):
 
 
 @every
-@pytest.mark.parametrize("T", [1, 2, 16, 150])
+@pytest.mark.parametrize("T", [1, 2, 16, 129, 300])
 @pytest.mark.parametrize("short", [0, 1024])  # of a window that is not short nothing is stored
 def test_fused_is_explicit_in_output_and_every_gradient(name, T, short, monkeypatch):
     monkeypatch.setattr(model, "SHORT", short)
