@@ -20,7 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-SHORT, BLOCK = 1024, 128  # a CPU stores maps that share a value in windows up to SHORT, for BLOCK queries at a time
+SHORT, ROWS = 1024, 128  # windows up to SHORT: a CPU stores maps that share a value, ROWS queries at a time
 
 
 @dataclass
@@ -28,7 +28,7 @@ class GPTConfig:
     """The shape of a model. Raises ValueError, with the numbers, for a shape that cannot be built."""
 
     attention: str = "vanilla"  # mechanism: vanilla, softmax1, temperature, differential, or a name that ideas/ adds
-    fused: bool = True  # use torch's fused kernel, which stores no map, wherever it is faster; false: matrix products
+    fused: bool = True  # use torch's fused kernel, but not on a CPU for differential's short windows; false: never
     block_size: int = 64  # window length: how many tokens the model can see; at least 1 and at most 1048576
     vocab_size: int = 256  # rows of the embedding, at least 1; train.py enlarges it to what the dataset needs
     n_layer: int = 4  # number of blocks, at least 1 and at most 10000
@@ -81,22 +81,23 @@ def scores(q, k, scale=None):
 
 
 def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0, combine=None):
-    """A V, where A = combine(weights(S)) and S = scores(q, k, scale). q BHTD, k BHND, v BGNE -> BGTE
+    """A V, where A = combine(weights(S)) and S = scores(q, k, scale). q BHTD, k BHND, v BHNE -> BHTE
 
-    `weights` is any function of S. `combine` makes one map of the H/G that share a value, BHTN -> BGTN, and is linear:
-    as (A₁ − λA₂)V = A₁V − λA₂V it may come before V or after it. `dropout` drops weights of each map. `fused` changes
-    the speed, not the result: for softmax and softmax1 there is a kernel that never stores a map.
+    `weights` is any function of S. `combine` makes one map of all that share a value, BHTN -> BGTN if v has G heads.
+    It is a sum of maps, each times a number: as (A₁ − λA₂)V = A₁V − λA₂V it may come before V or after it.
+    `dropout` drops weights of each map. `fused` changes the speed, not the result.
     """
     (T, D), (N, E) = q.shape[-2:], v.shape[-2:]
-    stored = combine and N <= SHORT and q.device.type == "cpu"  # there one product with V beats a kernel with two
-    # The kernel makes softmax only, and lets query i see the keys 0 to i, which is wrong where T < N.
-    if not fused or weights not in (softmax, softmax1) or T < N or (stored and T <= BLOCK):
+    # The kernel never stores a map. It makes softmax only, and lets query i see the keys 0 to i: wrong where T < N.
+    kernel = fused and weights in (softmax, softmax1) and T == N
+    # On a CPU one product with V for all maps that share it is faster; but in long windows maps take too much memory.
+    short = kernel and combine and N <= SHORT and q.device.type == "cpu"
+    if short and T > ROWS:  # in blocks of queries, which need no keys after them
+        blocks = ((q[:, :, i : i + ROWS], k[:, :, : i + ROWS], v[:, :, : i + ROWS]) for i in range(0, T, ROWS))
+        return torch.cat([attend(*block, weights, False, scale, dropout, combine) for block in blocks], 2)
+    if short or not kernel:
         A = F.dropout(weights(scores(q, k, scale)), dropout)
         return (combine(A) if combine else A) @ v
-
-    if stored:  # a block of queries needs no key after it
-        blocks = ((q[:, :, i : i + BLOCK], k[:, :, : i + BLOCK], v[:, :, : i + BLOCK]) for i in range(0, T, BLOCK))
-        return torch.cat([attend(*block, weights, fused, scale, dropout, combine) for block in blocks], 2)
 
     # softmax1's null key is a row of zeros in front of k and v. One in front of q, too, keeps the causal mask right:
     # row i + 1 sees the null key and keys 0 to i. Zero columns make widths equal, and change neither scores nor output.
@@ -189,7 +190,7 @@ class Attention(nn.Module):
         return self.mix(x, q, k, identity_like(v))
 
     def flops(self, n):
-        """Floating-point operations of `mix` per query that sees n keys: every map meets V, a multiply-add is two."""
+        """FLOPs of `mix` per query that sees n keys, where every map is multiplied with V; a multiply-add is two."""
         return 2 * self.n_maps * (self.D + self.E) * n
 
 
@@ -241,16 +242,16 @@ class Differential(Attention):
 
     @property
     def lam(self):
-        """λ, of shape (1,): times a bfloat16 map it gives float32; a number of shape () would not."""
+        """λ, of shape (1,): times bfloat16 numbers it gives float32; a number of shape () would not."""
         lam1 = (self.lam_q1 * self.lam_k1).sum(-1, keepdim=True).exp()
         lam2 = (self.lam_q2 * self.lam_k2).sum(-1, keepdim=True).exp()
         return lam1 - lam2 + self.lam_init
 
     def mix(self, x, q, k, v):
-        return self.attend(q, k, v, combine=self.combine).to(x.dtype)  # float32, in which heads are normalised
+        return self.attend(q, k, v, combine=self.combine).to(x.dtype)  # heads are normalised in float32, as x was
 
     def combine(self, A):
-        """A₁ − λA₂ of the two maps of each head, BHTN -> B(H/2)TN; or A₁V − λA₂V of what they make of V."""
+        """A₁ − λA₂ of the two maps of each head: BHTN -> B(H/2)TN. Or A₁V − λA₂V: BHTE -> B(H/2)TE."""
         A1, A2 = pairs(A)
         return A1 - self.lam * A2
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from lab.interventions import replaced
 from lab.maps import activations, visible
-from model import pairs, softmax
+from model import softmax
 
 SMALL = {"gradient_at_most_0.01": 1e-2, "gradient_at_most_0.001": 1e-3}
 
@@ -19,7 +19,7 @@ SMALL = {"gradient_at_most_0.01": 1e-2, "gradient_at_most_0.001": 1e-3}
 def score_gradients(gpt, x, y):
     """|∂L/∂S| of each layer, BHTT, L the mean loss of the tokens y BT that follow x BT (−1 does not count).
 
-    Where a weight has two scores, as in a difference, it is the sum of both.
+    Where a weight has several scores, as in a difference, it is their sum.
     """
     attentions = [block.attention for block in gpt.blocks]
     of_layers = {attention: [] for attention in attentions}
@@ -36,7 +36,7 @@ def score_gradients(gpt, x, y):
         all_scores = [S for layer in of_layers.values() for S in layer]
         found = iter(torch.autograd.grad(loss, all_scores, materialize_grads=True))
     sizes = {attention: [next(found).abs() for _ in S] for attention, S in of_layers.items()}
-    return [sum(z if z.size(1) == a.n_heads else sum(pairs(z)) for z in of) for a, of in sizes.items()]
+    return [sum(z.unflatten(1, (a.n_heads, -1)).sum(2) for z in of) for a, of in sizes.items()]
 
 
 def gradients_of_heads(gpt, x, y):

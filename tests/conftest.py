@@ -171,7 +171,8 @@ def torchrun(corpus):
 def build(attention, **shape):
     """A model whose weights are large enough for its maps to differ from even ones."""
     torch.manual_seed(0)
-    gpt = GPT(GPTConfig(attention, n_layer=2, n_head=4, n_embd=32, block_size=12, **shape)).eval()
+    shape = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 12} | shape
+    gpt = GPT(GPTConfig(attention, **shape)).eval()
     with torch.no_grad():
         for block in gpt.blocks:
             block.attention.qkv.weight *= 30

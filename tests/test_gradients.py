@@ -1,15 +1,17 @@
 """Gradients at scores are those of the formula, and of both maps of a difference."""
 
+import runpy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import build, text
+from conftest import ROOT, build, text
 from lab.gradients import KEY, gradients_of_heads, score_gradients
 from lab.interventions import replaced
 from lab.maps import activations, visible
 from lab.show import THE_FOUR
-from model import scores
+from model import ATTENTION, scores
 
 
 def by_formula(gpt, x, y):
@@ -27,13 +29,16 @@ def by_formula(gpt, x, y):
     return [(A * (A.grad - (A * A.grad).sum(-1, keepdim=True))).abs() for A in maps]
 
 
-@pytest.mark.parametrize("attention", ["vanilla", "differential"])
-def test_gradients_are_those_of_the_formula(attention):
-    gpt, (x, y) = build(attention), (text()[:, :-1], text()[:, 1:].clone())
+@pytest.mark.parametrize("attention", ["vanilla", "differential", "three-maps"])
+def test_gradients_are_those_of_the_formula(attention, monkeypatch):
+    monkeypatch.setitem(ATTENTION, "three-maps", runpy.run_path(str(ROOT / "docs/solutions/three_maps.py"))["SOLUTION"])
+    shape = {"n_head": 6, "n_embd": 48} if attention == "three-maps" else {}
+    gpt, (x, y) = build(attention, **shape), (text()[:, :-1], text()[:, 1:].clone())
     y[0, :5] = -1
     expected, found = by_formula(gpt, x, y), score_gradients(gpt, x, y)
-    if attention == "differential":
-        expected = [sizes[:, 0::2] + sizes[:, 1::2] for sizes in expected]
+    maps = gpt.blocks[0].attention.maps_per_head
+    expected = [sum(sizes[:, i::maps] for i in range(maps)) for sizes in expected]
+
     assert len(found) == len(gpt.blocks)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-9)

@@ -224,7 +224,7 @@ def test_a_short_window_of_maps_that_share_a_value_is_stored_in_blocks(monkeypat
     attention, x, sizes = layer("differential", fused=True, block_size=512), inputs(512, B=1), []
     with torch.autograd.graph.saved_tensors_hooks(lambda z: sizes.append(z.numel()) or z, lambda z: z):
         attention(x.requires_grad_()).sum().backward()
-    assert max(sizes) == 4 * model.BLOCK * 512
+    assert max(sizes) == 4 * model.ROWS * 512
 
 
 @pytest.mark.parametrize("weights", [softmax, softmax1])
@@ -277,7 +277,8 @@ def test_differential_s_map_is_the_difference_of_two_that_sum_to_one():
     assert (A < 0).any()
 
 
-def test_differential_is_the_authors_layer():
+@pytest.mark.parametrize("short", [0, 1024])
+def test_differential_is_the_authors_layer(short, monkeypatch):
     """Numbers of the layer in github.com/microsoft/unilm, Diff-Transformer, run in float64 without rotary positions."""
     there = {k: torch.from_numpy(v) for k, v in np.load(Path(__file__).parent / "diff_attention_v1.npz").items()}
     config = GPTConfig(attention="differential", block_size=32, n_embd=64, n_head=8)
@@ -288,6 +289,7 @@ def test_differential_is_the_authors_layer():
     state |= {"out.weight": there["out_proj_weight"], "head_norm.weight": there["subln_weight"]}
     state |= {f"lam_{x}": there[f"lambda_{x}"] for x in ("q1", "k1", "q2", "k2")}
     here.load_state_dict(state)
+    monkeypatch.setattr(model, "SHORT", short)
     for here.fused in (False, True):
         torch.testing.assert_close(here(there["x"]), there["y_without_rope"], rtol=0, atol=1e-6)
 
