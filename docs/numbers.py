@@ -3,7 +3,7 @@
 from docs.kept import DOCS, less, results
 from docs.of_ideas import of_ideas, of_learned, of_more_steps, of_no_positions, of_their_prose
 from docs.of_tasks import of_course, of_missing, of_needles, of_one_layer, of_solved, of_the_answer
-from docs.of_text import of_inside, of_longer, of_near_zero, of_parts, of_text
+from docs.of_text import of_inside, of_longer, of_near_zero, of_parts, of_text, of_text_again
 
 MISTAKES = {  # of chapter 6, and what each of them should have been
     **dict.fromkeys(("halved", "split-late", "scores", "no-norm", "no-scale", "one-based"), "differential"),
@@ -26,6 +26,7 @@ def numbers():
         of_solved,
         of_one_layer,
         of_text,
+        of_text_again,
         of_longer,
         of_parts,
         of_ideas,

@@ -103,6 +103,10 @@ keep text-edge-temperature results.json
 python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla --n_embd=136 --chosen_in=docs/results/text/results.json \
     --out_dir=out/text-wider
 keep text-wider results.json
+python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla,differential --chosen_in=docs/results/text/results.json \
+    --out_dir=out/text-again # since 44f2927 differential multiplies in another order
+keep text-again results.json
+
 python -m lab.tune "${text[@]}" --dataset=stdlib --attentions=$five --chosen_in=docs/results/text/results.json --out_dir=out/code
 keep code results.json loss.png
 fair() { # SEED...: the runs of out/text with these seeds, each mechanism at its best
