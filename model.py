@@ -83,8 +83,8 @@ def scores(q, k, scale=None):
 def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0, combine=None):
     """A V, where A = combine(weights(S)) and S = scores(q, k, scale). q BHTD, k BHND, v BHNE -> BHTE
 
-    `weights` is any function of S. `combine` makes one map of all that share a value, BHTN -> BGTN if v has G heads.
-    It is a sum of maps, each times a number: as (A₁ − λA₂)V = A₁V − λA₂V it may come before V or after it.
+    `weights` is any function of S. `combine` makes one map of the neighbours that share a value, BHTN -> BGTN if v
+    has G heads. It is a sum of maps, each times a number: as (A₁ − λA₂)V = A₁V − λA₂V it may come before V or after it.
     `dropout` drops weights of each map. `fused` changes the speed, not the result.
     """
     (T, D), (N, E) = q.shape[-2:], v.shape[-2:]
@@ -256,8 +256,7 @@ class Differential(Attention):
         return A1 - self.lam * A2
 
     def norm(self, y):
-        gain = (1 - self.lam_init) * self.head_norm.weight  # smaller than y, so the factor is cheap here
-        return F.rms_norm(y, (self.E,), gain, self.head_norm.eps)
+        return (1 - self.lam_init) * self.head_norm(y)
 
     def maps(self, x):
         """A₁ and A₂, each BHTT, of which `map` is A₁ − λA₂. x BTC"""
