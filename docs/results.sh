@@ -104,7 +104,7 @@ python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla -
     --out_dir=out/text-wider
 keep text-wider results.json
 python -m lab.tune "${text[@]}" --dataset=tinyshakespeare --attentions=vanilla,differential --chosen_in=docs/results/text/results.json \
-    --out_dir=out/text-again # since 44f2927 differential multiplies in another order
+    --out_dir=out/text-again # since 628bca8 differential multiplies in another order
 keep text-again results.json
 
 python -m lab.tune "${text[@]}" --dataset=stdlib --attentions=$five --chosen_in=docs/results/text/results.json --out_dir=out/code
