@@ -33,7 +33,7 @@ class GPTConfig:
     vocab_size: int = 256  # rows of the embedding, at least 1; train.py enlarges it to what the dataset needs
     n_layer: int = 4  # number of blocks, at least 1 and at most 10000
     n_head: int = 4  # softmax maps per layer, at least 1; a head is one map, in differential two
-    n_embd: int = 128  # channels, at least 1; a multiple of 2 n_head
+    n_embd: int = 128  # channels, at least 1; a multiple of 2 n_head, as rotary positions turn pairs of channels
     dropout: float = 0.0  # probability of dropping an embedding, attention weight or block output; less than 1
     init_std: float = 0.02  # standard deviation of the first weights, more than 0; narrow models may need more
 
@@ -50,8 +50,7 @@ class GPTConfig:
         self.require("attention", self.attention in ATTENTION, f"one of {ours}, or a name that ideas/ adds{hint}")
         maps = ATTENTION[self.attention].maps_per_head
         self.require("n_head", self.n_head % maps == 0, f"a multiple of {maps}, the maps per {self.attention} head")
-        width = 2 * self.n_head  # rotary positions turn pairs of channels
-        self.require("n_embd", self.n_embd % width == 0, f"a multiple of 2 n_head = {width}")
+        self.require("n_embd", self.n_embd % (2 * self.n_head) == 0, f"a multiple of 2 n_head = {2 * self.n_head}")
 
     def require(self, name, is_fine, rule):
         if not is_fine:
@@ -83,9 +82,9 @@ def scores(q, k, scale=None):
 def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0, combine=None):
     """A V, where A = combine(weights(S)) and S = scores(q, k, scale). q BHTD, k BHND, v BHNE -> BHTE
 
-    `weights` is any function of S. `combine` makes one map of the neighbours that share a value, BHTN -> BGTN if v
-    has G heads. It is a sum of maps, each times a number: as (A₁ − λA₂)V = A₁V − λA₂V it may come before V or after it.
-    `dropout` drops weights of each map. `fused` changes the speed, not the result.
+    `weights` is any function of S; `dropout` drops weights; `fused` changes the speed, not the result. `combine` makes
+    one map of the neighbours that share a value, BHTN -> BGTN if v has G heads: a sum of maps, each times a number. As
+    (A₁ − λA₂)V = A₁V − λA₂V, it may come before V or after it.
     """
     (T, D), (N, E) = q.shape[-2:], v.shape[-2:]
     # The kernel never stores a map. It makes softmax only, and lets query i see the keys 0 to i: wrong where T < N.
@@ -97,7 +96,8 @@ def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0, combin
         return torch.cat([attend(*block, weights, False, scale, dropout, combine) for block in blocks], 2)
     if short or not kernel:
         A = F.dropout(weights(scores(q, k, scale)), dropout)
-        return (combine(A) if combine else A) @ v
+        A = combine(A) if combine else A
+        return (A @ v).to(A.dtype)  # float32 if λ made A so; autocast multiplies in bfloat16
 
     # softmax1's null key is a row of zeros in front of k and v. One in front of q, too, keeps the causal mask right:
     # row i + 1 sees the null key and keys 0 to i. Zero columns make widths equal, and change neither scores nor output.
@@ -130,13 +130,11 @@ class Cache:
 
 
 class Attention(nn.Module):
-    """vanilla: A = softmax(QKᵀ/√D).  https://arxiv.org/abs/1706.03762
-
-    A mechanism overrides `mix` and, if needed, `norm`, `maps_per_head` and `flops`.
-    """
+    """vanilla: A = softmax(QKᵀ/√D).  https://arxiv.org/abs/1706.03762"""
 
     maps_per_head = 1  # softmax maps that share one value and make one head
     watch = ()  # names of learned numbers that train.py logs
+    combine = None  # makes one map of the maps of a head, if there are several
 
     def __init__(self, config, depth):
         super().__init__()
@@ -165,8 +163,7 @@ class Attention(nn.Module):
         qk, v = self.qkv(x).split(widths, 2)
         qk = qk.unflatten(2, (-1, self.D)).transpose(1, 2)  # BTC -> BHTD
         v = v.unflatten(2, (-1, self.E)).transpose(1, 2)  # BTC -> BHTE
-        q, k = self.rotate(qk, start).chunk(2, 1)
-        return q, k, v
+        return *self.rotate(qk, start).chunk(2, 1), v
 
     def rotate(self, q, start):
         """BHTD -> BHTD. A head's halves (a, b) become (a cos − b sin, b cos + a sin): q·k depends on distances only."""
@@ -175,7 +172,7 @@ class Attention(nn.Module):
 
     def mix(self, x, q, k, v):
         """A V. Override this to write a mechanism; it must be linear in v. x BTC, q BHTD, k BHND, v BHNE -> BHTE"""
-        return self.attend(q, k, v)
+        return self.attend(q, k, v, combine=self.combine)
 
     def attend(self, q, k, v, weights=softmax, scale=None, combine=None):
         return attend(q, k, v, weights, self.fused, scale, self.dropout * self.training, combine)
@@ -237,7 +234,7 @@ class Differential(Attention):
     def __init__(self, config, depth):
         super().__init__(config, depth)
         self.lam_init = 0.8 - 0.6 * math.exp(-0.3 * depth)  # depth counts from 0: the paper's l − 1
-        self.lam_q1, self.lam_k1, self.lam_q2, self.lam_k2 = (drawn(self.D, std=0.1) for _ in range(4))
+        self.lam_q1, self.lam_k1, self.lam_q2, self.lam_k2 = (nn.Parameter(0.1 * torch.randn(self.D)) for _ in range(4))
         self.head_norm = nn.RMSNorm(self.E, eps=1e-5)  # one gain for all heads
 
     @property
@@ -246,9 +243,6 @@ class Differential(Attention):
         lam1 = (self.lam_q1 * self.lam_k1).sum(-1, keepdim=True).exp()
         lam2 = (self.lam_q2 * self.lam_k2).sum(-1, keepdim=True).exp()
         return lam1 - lam2 + self.lam_init
-
-    def mix(self, x, q, k, v):
-        return self.attend(q, k, v, combine=self.combine).to(x.dtype)  # heads are normalised in float32, as x was
 
     def combine(self, A):
         """A₁ − λA₂ of the two maps of each head: BHTN -> B(H/2)TN. Or A₁V − λA₂V: BHTE -> B(H/2)TE."""
@@ -262,13 +256,6 @@ class Differential(Attention):
         """A₁ and A₂, each BHTT, of which `map` is A₁ − λA₂. x BTC"""
         q, k, _ = self.project(x)
         return pairs(self.attend(q, k, identity_like(q)))
-
-
-def drawn(*shape, std):
-    """A parameter with first values from N(0, std). In a GPT, GPT.init draws them again, from (seed, its name)."""
-    p = nn.Parameter(std * torch.randn(shape))
-    p.first_std = std
-    return p
 
 
 def pairs(z):
@@ -346,11 +333,11 @@ class GPT(nn.Module):
 
         Linear, Embedding      N(0, init_std); biases, if a mechanism has any, 0
         out, down              N(0, init_std/√(2 n_layer)): 2 n_layer of them add up in the residual stream
-        λq, λk                 N(0, 0.1), as `drawn` says in their class; g and head_norm are constants
+        lam_q1, lam_k1 …       N(0, 0.1); other numbers of a mechanism stay as its class made them
         """
         for name, p in self.named_parameters():
             owner, _, kind = name.rpartition(".")
-            std = getattr(p, "first_std", None)
+            std = 0.1 if kind.startswith("lam_") else None
             if isinstance(self.get_submodule(owner), nn.Linear | nn.Embedding):
                 residual = math.sqrt(2 * self.config.n_layer) if owner.endswith((".out", ".down")) else 1
                 std = self.config.init_std / residual * (kind == "weight")
@@ -378,8 +365,7 @@ class GPT(nn.Module):
     def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None):
         """Continue tokens BT (T ≥ 1), in eval mode: yields the next token of each row, B, max_new_tokens times.
 
-        The prompt is read once, then one token per step. When the cache is full, with block_size tokens, it is emptied
-        and the last block_size/2 tokens are read again.
+        When the cache is full, with block_size tokens, it is emptied, and the last block_size/2 tokens are read again.
         """
         L = self.config.block_size
         new, cache = tokens[:, -L:], [Cache(L) for _ in self.blocks]
@@ -392,9 +378,9 @@ class GPT(nn.Module):
 
     device = property(lambda self: self.embedding.weight.device)
 
-    def n_params(self, embedding=True):
-        """How many numbers are learned, with or without the embedding (which is also the output layer)."""
-        return sum(p.numel() for p in self.parameters()) - (0 if embedding else self.embedding.weight.numel())
+    def n_params(self):
+        """How many numbers are learned; the embedding, which is also the output layer, counts once."""
+        return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self, T=None):
         """(forward, backward) FLOPs of all matrix products per token; a query sees (T+1)/2 of T keys on average."""

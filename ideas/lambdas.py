@@ -6,7 +6,7 @@ The words in quotation marks are from the discussion of the paper: https://news.
 import torch
 import torch.nn as nn
 
-from model import Attention, Differential, drawn, pairs
+from model import Attention, Differential, pairs
 
 
 class HeadLambda(Differential):
@@ -18,7 +18,7 @@ class HeadLambda(Differential):
     def __init__(self, config, depth):
         super().__init__(config, depth)
         for name in ("lam_q1", "lam_k1", "lam_q2", "lam_k2"):
-            setattr(self, name, drawn(self.n_heads, 1, self.D, std=0.1))
+            setattr(self, name, nn.Parameter(0.1 * torch.randn(self.n_heads, 1, self.D)))
 
 
 class TokenLambda(Attention):

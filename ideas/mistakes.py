@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from model import Differential, Softmax1, drawn, pairs
+from model import Differential, Softmax1, pairs
 
 
 class Halved(Differential):
@@ -15,7 +15,7 @@ class Halved(Differential):
         C, self.D, self.E = config.n_embd, self.D // 2, self.D
         self.qkv, self.out = nn.Linear(C, C // 2 * 3, bias=False), nn.Linear(C // 2, C, bias=False)
         self.cos, self.sin = self.cos[:, ::2], self.sin[:, ::2]
-        self.lam_q1, self.lam_k1, self.lam_q2, self.lam_k2 = (drawn(self.D, std=0.1) for _ in range(4))
+        self.lam_q1, self.lam_k1, self.lam_q2, self.lam_k2 = (nn.Parameter(0.1 * torch.randn(self.D)) for _ in range(4))
         self.head_norm = nn.RMSNorm(self.E, eps=1e-5)
 
 

@@ -39,7 +39,7 @@ class SelectiveDifferential(Selective, Differential):
 
     def mix(self, x, q, k, v):
         k, weights = self.selected(q, k)
-        return self.attend(q, k, v, weights, combine=self.combine).to(x.dtype)
+        return self.attend(q, k, v, weights, combine=self.combine)
 
     def maps(self, x):
         q, k, _ = self.project(x)

@@ -86,7 +86,7 @@ def kind_of(name, attention):
     changed = [
         way
         for way in ("forward", "project", "rotate", "mix", "combine", "attend")
-        if getattr(type(attention), way, None) is not getattr(base, way, None)
+        if getattr(type(attention), way) is not getattr(base, way)
     ]
     if changed or attention.qkv.weight.shape[0] != 3 * attention.qkv.weight.shape[1]:
         raise UsageError(

@@ -18,11 +18,11 @@ def by_formula(gpt, x, y):
     """|λ aⱼ (gⱼ − Σ aᵢgᵢ)| of every map of every layer, BHTT, g the gradient of the loss at the weights of its head."""
     maps = []
 
-    def attend(attention, original, q, k, v, combine=lambda A: A):
+    def attend(attention, original, q, k, v, combine=None):
         A = scores(q, k).softmax(-1)
         A.retain_grad()
         maps.append(A)
-        return combine(A) @ v
+        return (combine(A) if combine else A) @ v
 
     with replaced([block.attention for block in gpt.blocks], attend=attend):
         F.cross_entropy(gpt(x).flatten(0, 1), y.flatten(), ignore_index=-1).backward()
@@ -38,7 +38,6 @@ def test_gradients_are_those_of_the_formula(attention, monkeypatch):
     expected, found = by_formula(gpt, x, y), score_gradients(gpt, x, y)
     maps = gpt.blocks[0].attention.maps_per_head
     expected = [sum(sizes[:, i::maps] for i in range(maps)) for sizes in expected]
-
     assert len(found) == len(gpt.blocks)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-9)

@@ -172,7 +172,7 @@ def test_torch_compile_takes_it_whole(name):
 @every_idea
 def test_its_docstring_begins_with_its_word(name):
     assert IDEAS[name].__doc__.startswith(f"{name}: ")
-    assert ATTENTION[name] is IDEAS[name] or ATTENTION[name].__module__ == "model"  # model.py's own counts
+    assert ATTENTION[name] is IDEAS[name]
 
 
 @every_idea
