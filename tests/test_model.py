@@ -303,9 +303,11 @@ def test_lambda_init_is_the_paper_s_schedule_from_depth_0():
 
 def test_lambda_starts_near_lambda_init():
     torch.manual_seed(0)
-    layers = [ATTENTION["differential"](GPTConfig(attention="differential"), 0) for _ in range(400)]
-    off = torch.cat([a.lam - a.lam_init for a in layers]).detach()
-    assert abs(off.std() - math.sqrt(2) * 0.01 * math.sqrt(32)) < 0.01 and abs(off.mean()) < 0.01
+    config = GPTConfig(attention="differential", n_layer=400, n_head=2, n_embd=64)
+    alone = [ATTENTION["differential"](config, 0) for _ in range(400)]
+    for layers in (alone, [block.attention for block in GPT(config).blocks]):
+        off = torch.cat([a.lam - a.lam_init for a in layers]).detach()
+        assert abs(off.std() - math.sqrt(2) * 0.01 * math.sqrt(32)) < 0.01 and abs(off.mean()) < 0.01
 
 
 def test_differential_without_lambda_is_vanilla_with_wide_values(monkeypatch):
