@@ -8,7 +8,8 @@
 Everything around A is the same for all four: pre-RMSNorm, rotary positions, SwiGLU, tied embedding, no biases. Only
 differential differs there, too: every two of its maps share one value, and its heads are normalised.
 
-Shapes: B batch, T time, N keys so far (in training T), C channels, H heads, D query width, E value width, V vocabulary.
+Shapes: B batch, T time, N keys so far (in training T), C channels, V vocabulary; H softmax maps, whose queries and keys
+have width D; G heads, whose values have width E. G is H, in differential H/2.
 """
 
 import difflib
@@ -20,28 +21,24 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-SHORT, ROWS = 1024, 128  # windows up to SHORT: a CPU stores maps that share a value, ROWS queries at a time
-
 
 @dataclass
 class GPTConfig:
     """The shape of a model. Raises ValueError, with the numbers, for a shape that cannot be built."""
 
     attention: str = "vanilla"  # mechanism: vanilla, softmax1, temperature, differential, or a name that ideas/ adds
-    fused: bool = True  # use torch's fused kernel, but not on a CPU for differential's short windows; false: never
-    block_size: int = 64  # window length: how many tokens the model can see; at least 1 and at most 1048576
+    fused: bool = True  # compute attention with torch's fused kernel where it can; false: store every map
+    block_size: int = 64  # window length: how many tokens the model can see, at least 1
     vocab_size: int = 256  # rows of the embedding, at least 1; train.py enlarges it to what the dataset needs
-    n_layer: int = 4  # number of blocks, at least 1 and at most 10000
+    n_layer: int = 4  # number of blocks, at least 1
     n_head: int = 4  # softmax maps per layer, at least 1; a head is one map, in differential two
     n_embd: int = 128  # channels, at least 1; a multiple of 2 n_head, as rotary positions turn pairs of channels
     dropout: float = 0.0  # probability of dropping an embedding, attention weight or block output; less than 1
-    init_std: float = 0.02  # standard deviation of the first weights, more than 0; narrow models may need more
+    init_std: float = 0.02  # standard deviation of the initial weights, more than 0; narrow models may need more
 
     def __post_init__(self):  # so that model.py stands alone; the ranges of other options are in configurable.py
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
-        self.require("block_size", self.block_size <= 1 << 20, "at most 1048576")  # more is a typing error
-        self.require("n_layer", self.n_layer <= 10_000, "at most 10000")
         self.require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self.require("init_std", 0 < self.init_std < math.inf, "more than 0 and finite")
         near = difflib.get_close_matches(str(self.attention), ATTENTION, 1, cutoff=0.4)
@@ -79,36 +76,30 @@ def scores(q, k, scale=None):
     return S
 
 
-def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0, combine=None):
-    """A V, where A = combine(weights(S)) and S = scores(q, k, scale). q BHTD, k BHND, v BHNE -> BHTE
+def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0):
+    """A V with A = weights(scores(q, k, scale)). q BHTD, k BHND, v BHNE -> BHTE
 
-    `weights` is any function of S; `dropout` drops weights; `fused` changes the speed, not the result. `combine` makes
-    one map of the neighbours that share a value, BHTN -> BGTN if v has G heads: a sum of maps, each times a number. As
-    (A₁ − λA₂)V = A₁V − λA₂V, it may come before V or after it.
+    weights: any function of S. dropout: the probability of dropping a weight. fused: take `flash` where it serves.
     """
-    (T, D), (N, E) = q.shape[-2:], v.shape[-2:]
-    # The kernel never stores a map. It makes softmax only, and lets query i see the keys 0 to i: wrong where T < N.
-    kernel = fused and weights in (softmax, softmax1) and T == N
-    # On a CPU one product with V for all maps that share it is faster; but in long windows maps take too much memory.
-    short = kernel and combine and N <= SHORT and q.device.type == "cpu"
-    if short and T > ROWS:  # in blocks of queries, which need no keys after them
-        blocks = ((q[:, :, i : i + ROWS], k[:, :, : i + ROWS], v[:, :, : i + ROWS]) for i in range(0, T, ROWS))
-        return torch.cat([attend(*block, weights, False, scale, dropout, combine) for block in blocks], 2)
-    if short or not kernel:
-        A = F.dropout(weights(scores(q, k, scale)), dropout)
-        A = combine(A) if combine else A
-        return (A @ v).to(A.dtype)  # float32 if λ made A so; autocast multiplies in bfloat16
+    if fused and weights in (softmax, softmax1) and q.size(2) == k.size(2):
+        return flash(q, k, v, weights is softmax1, scale, dropout)
+    return F.dropout(weights(scores(q, k, scale)), dropout) @ v
 
-    # softmax1's null key is a row of zeros in front of k and v. One in front of q, too, keeps the causal mask right:
-    # row i + 1 sees the null key and keys 0 to i. Zero columns make widths equal, and change neither scores nor output.
-    null = int(weights is softmax1)
-    scale = D**-0.5 if scale is None else scale
-    if combine:
-        v = v.repeat_interleave(q.size(1) // v.size(1), 1)
-    if null or D != E:
-        q, k, v = (F.pad(x, (0, max(D, E) - x.size(-1), null, 0)) for x in (q, k, v))
-    y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)[..., null:, :E]
-    return combine(y) if combine else y
+
+def flash(q, k, v, null_key=False, scale=None, dropout=0.0):
+    """The same for T = N by torch's kernel, which never stores A: softmax or, with a null key, softmax1.
+
+    Kernels want one dtype and one width, a multiple of 8: columns of zeros change neither scores nor output. The null
+    key, of score 0 and value 0, is a row of zeros before k and v. One before q, too, keeps the causal mask right: row
+    i + 1 sees the null key and keys 0 to i.
+    """
+    D, E, n = q.size(-1), v.size(-1), int(null_key)
+    scale = D**-0.5 if scale is None else scale  # of D before the padding
+    width = 8 * math.ceil(max(D, E) / 8)
+    if n or not D == E == width:
+        q, k, v = (F.pad(z, (0, width - z.size(-1), n, 0)) for z in (q, k, v))
+    y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, dropout_p=dropout, is_causal=True, scale=scale)
+    return y[..., n:, :E]
 
 
 class Cache:
@@ -134,13 +125,12 @@ class Attention(nn.Module):
 
     maps_per_head = 1  # softmax maps that share one value and make one head
     watch = ()  # names of learned numbers that train.py logs
-    combine = None  # makes one map of the maps of a head, if there are several
 
     def __init__(self, config, depth):
         super().__init__()
         C, self.D = config.n_embd, config.n_embd // config.n_head
-        self.n_maps, self.n_heads = config.n_head, config.n_head // self.maps_per_head
-        self.E = C // self.n_heads
+        self.H, self.G = config.n_head, config.n_head // self.maps_per_head
+        self.E = C // self.G
         self.fused, self.dropout = config.fused, config.dropout
         self.qkv = nn.Linear(C, 3 * C, bias=False)
         self.out = nn.Linear(C, C, bias=False)
@@ -155,44 +145,44 @@ class Attention(nn.Module):
         if cache:
             k, v = cache.append(k, v)
         y = self.norm(self.mix(x, q, k, v))
-        return self.out(y.transpose(1, 2).flatten(2))  # BHTE -> BTC
+        return self.out(y.transpose(1, 2).flatten(2))  # BGTE -> BTC
 
     def project(self, x, start=0):
-        """Queries BHTD and keys BHTD, rotated as if x BTC began at position `start`, and values BHTE."""
-        widths = 2 * self.n_maps * self.D, self.n_heads * self.E
-        qk, v = self.qkv(x).split(widths, 2)
-        qk = qk.unflatten(2, (-1, self.D)).transpose(1, 2)  # BTC -> BHTD
-        v = v.unflatten(2, (-1, self.E)).transpose(1, 2)  # BTC -> BHTE
+        """Queries BHTD and keys BHTD, rotated as if x BTC began at position `start`, and values BGTE."""
+        qk, v = self.qkv(x).split((2 * self.H * self.D, self.G * self.E), 2)
+        qk = qk.unflatten(2, (-1, self.D)).transpose(1, 2)  # BTC -> BHTD, of queries and keys
+        v = v.unflatten(2, (-1, self.E)).transpose(1, 2)  # BTC -> BGTE
         return *self.rotate(qk, start).chunk(2, 1), v
 
     def rotate(self, q, start):
         """BHTD -> BHTD. A head's halves (a, b) become (a cos − b sin, b cos + a sin): q·k depends on distances only."""
-        cos, sin = self.cos[start : start + q.size(2)], self.sin[start : start + q.size(2)]
+        cos, sin = (z[start : start + q.size(2)].to(q.dtype) for z in (self.cos, self.sin))
         return q * cos + q.roll(self.D // 2, -1) * sin
 
     def mix(self, x, q, k, v):
-        """A V. Override this to write a mechanism; it must be linear in v. x BTC, q BHTD, k BHND, v BHNE -> BHTE"""
-        return self.attend(q, k, v, combine=self.combine)
+        """A V. Override this to write a mechanism; it must be linear in v. x BTC, q BHTD, k BHND, v BGNE -> BGTE"""
+        return self.attend(q, k, v)
 
-    def attend(self, q, k, v, weights=softmax, scale=None, combine=None):
-        return attend(q, k, v, weights, self.fused, scale, self.dropout * self.training, combine)
+    def attend(self, q, k, v, weights=softmax, scale=None):
+        """The function `attend`, with this layer's kernel and dropout."""
+        return attend(q, k, v, weights, self.fused, scale, self.dropout * self.training)
 
     def norm(self, y):
-        """What is done to A V before the heads are joined. BHTE -> BHTE"""
+        """What is done to A V before the heads are joined. BGTE -> BGTE"""
         return y
 
-    def map(self, x):
-        """A itself, BHTT, for x BTC: what `mix` gives when v is the identity. For analysis, in eval mode."""
+    def attention_map(self, x):
+        """A itself, BGTT, for x BTC: what `mix` gives when v is the identity. For analysis, in eval mode."""
         q, k, v = self.project(x)
         return self.mix(x, q, k, identity_like(v))
 
     def flops(self, n):
-        """FLOPs of `mix` per query that sees n keys, where every map is multiplied with V; a multiply-add is two."""
-        return 2 * self.n_maps * (self.D + self.E) * n
+        """FLOPs of `mix` per query that sees n keys; a multiply-add is two."""
+        return 2 * self.H * (self.D + self.E) * n
 
 
 def identity_like(v):
-    """Values BHTE -> the identity in their place, BHTT: then A V is A."""
+    """Values BGTE -> the identity in their place, BGTT: then A V is A."""
     return torch.eye(v.size(2), dtype=v.dtype, device=v.device).expand(*v.shape[:2], -1, -1)
 
 
@@ -244,22 +234,21 @@ class Differential(Attention):
         lam2 = (self.lam_q2 * self.lam_k2).sum(-1, keepdim=True).exp()
         return lam1 - lam2 + self.lam_init
 
-    def combine(self, A):
-        """A₁ − λA₂ of the two maps of each head: BHTN -> B(H/2)TN. Or A₁V − λA₂V: BHTE -> B(H/2)TE."""
-        A1, A2 = pairs(A)
-        return A1 - self.lam * A2
+    def mix(self, x, q, k, v):
+        (q1, q2), (k1, k2) = pairs(q), pairs(k)
+        return self.attend(q1, k1, v) - self.lam * self.attend(q2, k2, v)
 
     def norm(self, y):
         return (1 - self.lam_init) * self.head_norm(y)
 
-    def maps(self, x):
-        """A₁ and A₂, each BHTT, of which `map` is A₁ − λA₂. x BTC"""
+    def both_maps(self, x):
+        """A₁ and A₂, each BGTT, of which `attention_map` is A₁ − λA₂. x BTC"""
         q, k, _ = self.project(x)
         return pairs(self.attend(q, k, identity_like(q)))
 
 
 def pairs(z):
-    """The first and the second map of each head: BHTD -> two tensors B(H/2)TD."""
+    """What belongs to the first and to the second map of each head: BHTD -> two tensors BGTD."""
     return z[:, 0::2], z[:, 1::2]
 
 
@@ -323,10 +312,10 @@ class GPT(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.config, seed = config, torch.randint(2**62, ()).item()  # drawn first: the same for all mechanisms
+        self.config, drawn = config, torch.randint(2**62, (), device="cpu")  # drawn first: the same in all mechanisms
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, depth) for depth in range(config.n_layer))
-        self.init(seed)
+        self.init(drawn.item() if type(drawn) is torch.Tensor else 0)  # a tensor of FakeTensorMode has no number
 
     def init(self, seed):
         """Draw every weight from (seed, its name): weights of the same name start equal in every mechanism.

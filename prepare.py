@@ -4,98 +4,321 @@ python prepare.py stdlib                      the source of Python's standard li
 python prepare.py shakespeare                 tiny Shakespeare, 1.1 MB, downloaded
 python prepare.py book.txt notes/             your own text, files and folders
 python prepare.py stdlib --tokenizer=gpt2     in GPT-2's tokens instead of bytes
-
-A task with a known signal, needles in a haystack, is made by python -m lab.needles.
 """
 
 import base64
 import codecs
 import hashlib
-import http.client
+import itertools
 import json
+import math
 import os
-import re
 import shlex
 import sys
 import sysconfig
+import tempfile
 import urllib.request
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tiktoken
+import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
-from configurable import UsageError, check_ranges, nearest, one_line, run
-from plumbing.files import at_once, atomic_folder, real, write_json
+from configurable import Range, UsageError, check, nearest, run
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-PIECE = 1 << 18  # bytes encoded at a time, by each core
-LONGEST_PIECE = 1 << 22  # bytes after which a piece is cut between any two characters
+PARTS = ("train", "val")
+BLOCK = 4 << 20  # bytes of a file that are encoded at a time
+IN_MEMORY = 1 << 28  # tokens; a split larger than that stays on disk, memory-mapped
 
 
 def prepare(
     *sources: str,  # stdlib, shakespeare, or text files and folders
     tokenizer: str = "bytes",  # bytes, or an encoding of tiktoken: gpt2, cl100k_base, o200k_base ...
-    val_fraction: Annotated[float, "more than 0 and less than 1"] = 0.1,  # share of the text kept for validation
+    val_fraction: Annotated[float, Range(gt=0, lt=1)] = 0.1,  # share of the text kept for validation
     name: str | None = None,  # folder under data/; none: SOURCE, or SOURCE-TOKENIZER if not bytes
+    overwrite: bool = False,  # replace a dataset of that name that holds another text
 ):
     """Turn text into tokens: data/<name>/train.bin and val.bin, and meta.json, which describes them."""
-    check_ranges(prepare, locals())
-    if not sources:
-        raise UsageError("SOURCES is missing: stdlib, shakespeare, or text files and folders")
-    if len(sources) > 1 and name is None:
-        raise UsageError("several sources need a --name")
+    check(prepare, {"val_fraction": val_fraction})
     coder = Tokenizer.named(tokenizer)
     files, corpus = find_files(sources)
-    name = check_name(name if name is not None else corpus if tokenizer == "bytes" else f"{corpus}-{tokenizer}")
-    folder = Path("data") / name
-    options = [f"--tokenizer={tokenizer}", f"--val_fraction={val_fraction}", f"--name={folder.name}"]
+    if len(sources) > 1 and name is None:
+        raise UsageError("several sources need a --name")
+    name = name or (corpus if tokenizer == "bytes" else f"{corpus}-{tokenizer}")
+    parts = {
+        part: blocks(some, bool(coder.encoding)) for part, some in zip(PARTS, split(files, val_fraction), strict=True)
+    }
+    options = [f"--tokenizer={tokenizer}", f"--val_fraction={val_fraction}", f"--name={name}"]
     meta = {
-        "tokenizer": tokenizer,
-        "vocab_size": coder.vocab_size,
-        "dtype": next(d for d in ("uint8", "uint16", "uint32") if coder.vocab_size - 1 <= np.iinfo(d).max),
         "source": " ".join(sources) + (f" (Python {sys.version.split()[0]})" if "stdlib" in sources else ""),
         "command": shlex.join(["python", "prepare.py", *sources, *options]),
     }
-    check_target(folder, files)
-    with atomic_folder(folder) as building:
-        text, size = hashlib.sha256(), sum(path.stat().st_size for path in files)
-        with tqdm(total=size, unit="B", unit_scale=True, desc=folder.name, disable=None) as bar:
-            for part, segments in zip(("train", "val"), split(files, val_fraction), strict=True):
-                meta[part] = write(building / f"{part}.bin", segments, coder, meta["dtype"], text, bar)
-                if (n := meta[part]["tokens"]) < 2:
-                    raise UsageError(f"the text is too short: {part} gets {n} tokens, and needs at least 2")
-        meta["sha256"] = text.hexdigest()
-        if coder.encoding:
-            (building / "tokenizer.json").write_text(json.dumps(coder.freeze()), encoding="utf-8")
-        write_json(building / "meta.json", meta)
-    print(
-        f"{folder}: {meta['train']['tokens']:,} tokens to train on, {meta['val']['tokens']:,} to validate ({tokenizer})"
-    )
-    print(f"next: python train.py --dataset={folder.name}")
+    folder = write_dataset(name, meta, parts, coder, overwrite)
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    counts = f"{meta['train']['tokens']:,} tokens to train on, {meta['val']['tokens']:,} to validate"
+    print(f"{folder}: {counts} ({tokenizer})\nnext: python train.py --dataset={folder.name}")
     return folder
 
 
-def check_name(name):
-    """`name`. Raises UsageError where it is not the name of a folder."""
-    if not re.fullmatch(r"[^./\\][^/\\]*", name) or not name.isprintable():
+def write_dataset(name, meta, parts, coder=None, overwrite=False):
+    """Write data/<name> and return that folder: {part}.bin of each of `parts`, meta.json, and the frozen tokenizer.
+
+    parts: {"train": an iterable of pieces of text, in bytes, "val": the same}. Raises UsageError where another text is
+    there and `overwrite` is false, or something else than a dataset.
+    """
+    coder, folder = coder or Tokenizer(), Path("data") / name
+    if Path(name).name != name or name.startswith("."):
         raise UsageError(f"name={name}: must be the name of a folder, which goes under data/")
-    return name
-
-
-def check_target(folder, sources):
-    """Raises UsageError where `folder` contains anything but a dataset, or one of the files `sources`."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if there - {"train.bin", "val.bin", "meta.json", "tokenizer.json"} or (
-        folder.exists() and "meta.json" not in there
-    ):
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if there and not {"meta.json"} <= there <= {"train.bin", "val.bin", "meta.json", "tokenizer.json"}:
         raise UsageError(f"{folder} exists and is not only a dataset: choose another --name")
-    if real(folder) in (parent for path in sources for parent in real(path).parents):
-        raise UsageError(f"the text lies in {folder}, which would be replaced: choose another --name")
+    dtype = next(d for d in ("uint8", "uint16", "uint32") if coder.vocab_size - 1 <= np.iinfo(d).max)
+    meta = {"tokenizer": coder.name, "vocab_size": coder.vocab_size, "dtype": dtype, **meta}
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as beside:  # the dataset is complete or absent
+        building = Path(beside) / "new"
+        building.mkdir()
+        text = hashlib.sha256()
+        with tqdm(unit="B", unit_scale=True, desc=name, disable=None) as bar:
+            for part, pieces in parts.items():
+                meta[part] = write_part(building / f"{part}.bin", pieces, coder, dtype, text, bar)
+        meta["sha256"] = text.hexdigest()
+        if coder.encoding:
+            (building / "tokenizer.json").write_text(json.dumps(coder.freeze()), encoding="utf-8")
+        (building / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        if there and not overwrite:
+            other = same_data(json.loads((folder / "meta.json").read_text(encoding="utf-8")), meta)
+            if other:
+                ways = "choose another --name, or replace it with --overwrite"
+                raise UsageError(f"{folder} holds another dataset ({other}): {ways}")
+        if there:
+            folder.rename(Path(beside) / "old")
+        building.rename(folder)
+    return folder
+
+
+def write_part(path, pieces, coder, dtype, text, bar):
+    """Encode pieces of text into a file of tokens. Returns its counts and sha256; feeds the text to the hash `text`."""
+    counts, digest, pieces = {"tokens": 0, "bytes": 0}, hashlib.sha256(), iter(pieces)
+    with open(path, "wb") as file:
+        while batch := list(itertools.islice(pieces, 8)):  # tiktoken encodes the pieces of a batch side by side
+            for piece, ids in zip(batch, coder.encode_batch(batch), strict=True):
+                raw = ids.astype(dtype).tobytes()
+                file.write(raw)
+                digest.update(raw)
+                text.update(piece)
+                counts = {"tokens": counts["tokens"] + len(ids), "bytes": counts["bytes"] + len(piece)}
+                bar.update(len(piece))
+    if counts["tokens"] < 2:
+        raise UsageError(f"the text is too short: {path.stem} gets {counts['tokens']} tokens, and needs at least 2")
+    return counts | {"sha256": digest.hexdigest()}
+
+
+def same_data(there, here):
+    """'' where two meta.json describe the same tokens; else what differs."""
+    if there["tokenizer"] != here["tokenizer"]:
+        return f"tokenizer was {there['tokenizer']}, is {here['tokenizer']}"
+    digests = {part: (there[part]["sha256"][:12], here[part]["sha256"][:12]) for part in PARTS}
+    return "; ".join(f"{part}.bin was {was}, is {now}" for part, (was, now) in digests.items() if was != now)
+
+
+# ---------------------------------------------------------------------------- tokenizers
+
+
+class Tokenizer:
+    """Text to ids and back: the bytes of UTF-8 as they are, or an `encoding` of tiktoken."""
+
+    def __init__(self, encoding=None):
+        self.encoding = encoding
+        self.name, self.vocab_size = (encoding.name, encoding.n_vocab) if encoding else ("bytes", 256)
+
+    @classmethod
+    def named(cls, name):
+        """The tokenizer of that name. Raises UsageError."""
+        if name == "bytes":
+            return cls()
+        names = tiktoken.list_encoding_names()
+        if name not in names:
+            raise UsageError(f"no tokenizer {name}: bytes or {', '.join(names)}{nearest(name, ['bytes', *names])}")
+        try:
+            return cls(tiktoken.get_encoding(name))
+        except Exception as error:  # whatever tiktoken's download raises
+            reason = f"{type(error).__name__}; tiktoken downloads it once, into TIKTOKEN_CACHE_DIR"
+            raise UsageError(
+                f"could not load tokenizer {name} ({reason}). Without a network: --tokenizer=bytes"
+            ) from None
+
+    def freeze(self):
+        """A dict from which `thaw` makes this tokenizer again, without a network."""
+        if not self.encoding:
+            return {"name": "bytes"}
+        e = self.encoding
+        ranks = sorted(e._mergeable_ranks.items(), key=lambda pair: pair[1])
+        ranks = " ".join(f"{base64.b64encode(token).decode()}:{rank}" for token, rank in ranks)
+        special = dict(e._special_tokens)
+        return {"name": e.name, "pat_str": e._pat_str, "special_tokens": special, "mergeable_ranks": ranks}
+
+    @classmethod
+    def thaw(cls, frozen):
+        """The tokenizer from which `freeze` made the dict."""
+        if frozen["name"] == "bytes":
+            return cls()
+        pairs = (pair.split(":") for pair in frozen["mergeable_ranks"].split(" "))
+        ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        return cls(tiktoken.Encoding(**{**frozen, "mergeable_ranks": ranks}))
+
+    def encode(self, text):
+        """Ids of a text or of its bytes, as an array; "<|endoftext|>" in a text is text. Raises UsageError."""
+        return self.encode_batch([text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text])[0]
+
+    def encode_batch(self, texts):
+        """Arrays of the ids of several texts, in bytes. Raises UsageError where tiktoken's are not UTF-8."""
+        if not self.encoding:
+            return [np.frombuffer(text, np.uint8) for text in texts]
+        texts = [check_utf8(text, "the text") for text in texts]
+        return [np.array(ids, np.uint32) for ids in self.encoding.encode_ordinary_batch(texts)]
+
+    def bytes_of(self, i):
+        """The bytes of a token; none of a row that only pads the embedding."""
+        try:
+            return self.encoding.decode_single_token_bytes(i) if self.encoding else bytes([i])
+        except (KeyError, ValueError):
+            return b""
+
+    def stream(self, ids):
+        """The text of `ids` as they come, in complete characters; U+FFFD for bytes that are no character."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for i in ids:
+            yield decoder.decode(self.bytes_of(i))
+        yield decoder.decode(b"", final=True)
+
+    def decode(self, ids):
+        """The text of `ids`."""
+        return "".join(self.stream(ids))
+
+
+# ---------------------------------------------------------------------------- reading a dataset
+
+
+class Dataset:
+    """data/<name>: its folder, meta, frozen tokenizer, and the splits `train` and `val`.
+
+    bits_per_nat turns nats per token into bits per byte, for the tokens of val that are evaluated.
+    """
+
+    def __init__(self, folder, meta, tokenizer, train, val, bits_per_nat):
+        self.folder, self.name, self.meta, self.tokenizer = folder, folder.name, meta, tokenizer
+        self.train, self.val, self.bits_per_nat = train, val, bits_per_nat
+
+
+class Split:
+    """The tokens of train.bin or val.bin, in windows: x and y, BT int64, where y is what follows each token of x.
+
+    record: None, or {"length": tokens of a record, "scored": positions in it}: windows are records then, and only those
+    positions count in the loss.
+    """
+
+    def __init__(self, tokens, block_size, record=None):
+        self.tokens, self.block_size, self.record = tokens, block_size, record
+        self.stride = block_size if record else 1  # tokens from the beginning of a window to that of the next
+
+    @property
+    def n_windows(self):
+        return (len(self.tokens) - self.block_size - 1) // self.stride + 1  # y needs a token more
+
+    def windows(self, numbers):
+        """x and y of the windows with these numbers, each from 0 to n_windows − 1; y is −1 where nothing counts."""
+        index = self.stride * numbers[:, None] + np.arange(self.block_size + 1)
+        windows = self.gather(index)
+        return windows[:, :-1].contiguous(), self.scored(windows[:, 1:])
+
+    def in_order(self, batch_size, limit=None):
+        """Batches x, y in which tokens 1 to `limit` are once in y, in order; the rest of y is −1."""
+        size, end = batch_size * self.block_size, n_targets(self.tokens, limit)
+        for start in range(0, end, size):
+            part = self.gather(np.arange(start, min(start + size, end) + 1))
+            missing = size - len(part) + 1  # the last batch gets the shape of the others: nothing is compiled anew
+            x, y = F.pad(part[:-1], (0, missing)), F.pad(part[1:], (0, missing), value=-1)
+            yield x.view(batch_size, -1), self.scored(y.view(batch_size, -1))
+
+    def gather(self, index):
+        """The tokens at a numpy array of positions, int64."""
+        if isinstance(self.tokens, torch.Tensor):
+            return self.tokens[torch.from_numpy(index).to(self.tokens.device)].long()
+        return torch.from_numpy(self.tokens[index].astype(np.int64))
+
+    def scored(self, y):
+        """y with −1 for every token of a record that does not count."""
+        if self.record is None:
+            return y.contiguous()
+        left_out = torch.ones(self.block_size, dtype=torch.bool, device=y.device)
+        left_out[[position - 1 for position in self.record["scored"]]] = False  # y begins with a record's second token
+        return y.masked_fill(left_out, -1)
+
+
+def n_targets(tokens, limit=None):
+    """How many tokens are predicted when the first `limit` of a split are evaluated; none: all."""
+    return min(len(tokens) - 1, limit or len(tokens))
+
+
+def load_dataset(name, device="cpu", block_size=None, eval_tokens=None):
+    """The Dataset data/<name>; the standard library is prepared where it is missing. Raises UsageError.
+
+    Without a block_size its tokens can be read, but no windows.
+    """
+    folder = find_folder(name)
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        path = folder / "tokenizer.json"
+        frozen = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"name": "bytes"}
+        coder = Tokenizer.thaw(frozen)
+        train, val = (read_part(folder, part, meta) for part in PARTS)
+    except (OSError, ValueError, KeyError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{folder} is damaged ({why}); prepare it again with --overwrite") from None
+    record = meta.get("record")
+    if record and block_size and (block_size != record["length"] or (eval_tokens or block_size) < block_size):
+        rule = f"block_size must be {record['length']}, and eval_tokens no less"
+        raise UsageError(f"{folder} consists of records of {record['length']} tokens: {rule}")
+    if block_size and len(train) <= block_size:
+        raise UsageError(f"{folder} has {len(train)} tokens to train on: too few for block_size={block_size}")
+    n = n_targets(val, eval_tokens)
+    lengths = np.array([len(coder.bytes_of(i)) for i in range(coder.vocab_size)])
+    n_bytes = sum(int(lengths[some].sum()) for some in np.array_split(val[1 : n + 1], n // 2**20 + 1))
+    splits = [Split(in_memory(tokens, device), block_size, record) for tokens in (train, val)]
+    return Dataset(folder, meta, frozen, *splits, bits_per_nat=n / n_bytes / math.log(2))
+
+
+def find_folder(name):
+    """The folder of the dataset `name`. Raises UsageError."""
+    for folder in (Path("data") / name, Path(name)):  # the second as a shell completes it
+        if (folder / "meta.json").exists():
+            return folder
+    corpus, _, tokenizer = name.partition("-")
+    if corpus == "stdlib":
+        return prepare("stdlib", tokenizer=tokenizer or "bytes", name=name)
+    there = sorted(p.parent.name for p in Path("data").glob("*/meta.json"))
+    have = f"there is {', '.join(there)}" if there else "there is none yet"
+    raise UsageError(f"no dataset data/{name}{nearest(name, there)}: {have}; python prepare.py makes one")
+
+
+def read_part(folder, part, meta):
+    """The tokens of train.bin or val.bin, memory-mapped. Raises ValueError where they are not those of meta.json."""
+    tokens = np.memmap(folder / f"{part}.bin", meta["dtype"], "r")
+    same = len(tokens) == meta[part]["tokens"]
+    if not same or (len(tokens) <= IN_MEMORY and hashlib.sha256(tokens).hexdigest() != meta[part]["sha256"]):
+        raise ValueError(f"{part}.bin has changed since meta.json was written")
+    return tokens
+
+
+def in_memory(tokens, device):
+    """Memory-mapped tokens as a tensor on the device, unless they are too many."""
+    return tokens if len(tokens) > IN_MEMORY else torch.from_numpy(tokens.astype(np.int32)).to(device)
 
 
 # ---------------------------------------------------------------------------- which text
@@ -103,60 +326,42 @@ def check_target(folder, sources):
 
 def find_files(sources):
     """(files in a fixed order, name of the corpus). Raises UsageError."""
-    files, names = [], []
+    if not sources:
+        raise UsageError("SOURCES is missing: stdlib, shakespeare, or text files and folders")
+    files = []
     for source in sources:
         path = Path(source)
         if source == "stdlib":
             files += stdlib_files()
         elif source == "shakespeare":
-            files.append(path := download_shakespeare())
+            files.append(download_shakespeare())
         elif path.is_dir():
-            inside = sorted(files_below(path))
-            texts = [p for p in inside if p.is_file() and is_text(p)]
+            inside = [
+                p for p in sorted(path.rglob("*")) if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}"
+            ]
+            texts = [p for p in inside if not no_text(p)]
             if not texts:
                 raise UsageError(f"no text in folder {source} ({len(inside)} files looked at)")
-            if len(texts) < len(inside):
-                print(f"{source}: {len(texts)} files taken, {len(inside) - len(texts)} without text left out")
+            print(f"{source}: {len(texts)} files taken, {len(inside) - len(texts)} without text left out")
             files += texts
-        elif source == "needles" and not path.exists():
-            raise UsageError("no file or folder needles: python -m lab.needles makes them")
         elif not path.exists():
-            raise UsageError(f"no file or folder {source}{nearest(source, ['stdlib', 'shakespeare', 'needles'])}")
-        elif not path.is_file():
-            raise UsageError(f"{source} is neither a file nor a folder")
-        elif not is_text(path):
-            raise UsageError(f"{source} is not text: it {'holds a NUL byte' if path.stat().st_size else 'is empty'}")
+            raise UsageError(f"no file or folder {source}{nearest(source, ['stdlib', 'shakespeare'])}")
+        elif why := no_text(path):
+            raise UsageError(f"{source} {why}")
         else:
             files.append(path)
-        names.append(real(path).name if path.is_dir() else path.stem)
-    once = {}  # a text that is there twice would put some of val into train
-    for path in files:
-        once.setdefault(real(path), path)
-    return [*once.values()], names[0]
+    first = Path(sources[0])
+    name = "tinyshakespeare" if sources[0] == "shakespeare" else first.resolve().name if first.is_dir() else first.stem
+    return [*{path.resolve(): path for path in files}.values()], name  # a text that is there twice counts once
 
 
-def files_below(folder):
-    """What lies in a folder and in its subfolders, linked ones too, without what is hidden. Raises UsageError."""
-
-    def refuse(error):
-        raise UsageError(f"cannot read {error.filename}: {error.strerror}")
-
-    seen = {real(folder)}  # a link may lead back up
-    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        below = {name: real(Path(where, name)) for name in folders if name[0] != "."}
-        folders[:] = [name for name, path in below.items() if path not in seen]
-        seen |= {*below.values()}
-        yield from (Path(where, name) for name in files if name[0] != ".")
-
-
-def is_text(path):
-    """Whether a file is text, by git's rule: it is not empty, and has no NUL byte near its beginning."""
-    try:
-        with open(path, "rb", opener=at_once) as file:
-            head = file.read(8192)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    return bool(head) and b"\0" not in head
+def no_text(path):
+    """Why a file is not text, '' where it is: git's rule, it is not empty and has no NUL byte near its beginning."""
+    with open(path, "rb") as file:
+        head = file.read(8192)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "is UTF-16: convert it (iconv -f utf-16 -t utf-8)"
+    return "is empty" if not head else "is not text: it holds a NUL byte" if b"\0" in head else ""
 
 
 def stdlib_files():
@@ -172,21 +377,18 @@ def stdlib_files():
 def download_shakespeare():
     """data/tinyshakespeare.txt, downloaded where it is missing. Raises UsageError, also where its sha256 is wrong."""
     path = Path("data/tinyshakespeare.txt")
-    there = path.exists()
     try:
-        text = path.read_bytes() if there else urllib.request.urlopen(SHAKESPEARE, timeout=20).read()
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        ways = "python prepare.py stdlib and python prepare.py your.txt work without one"
-        raise UsageError(f"tiny Shakespeare needs a network ({reason}): {ways}") from None
+        text = path.read_bytes() if path.exists() else urllib.request.urlopen(SHAKESPEARE, timeout=20).read()
+    except OSError as error:
+        way = f"put the text into {path} by hand, or take another: python prepare.py your.txt"
+        raise UsageError(f"tiny Shakespeare needs a network ({getattr(error, 'reason', error)}): {way}") from None
     if (digest := hashlib.sha256(text).hexdigest()) != SHAKESPEARE_SHA256:
-        way = f"remove {path}" if there else "try again"
-        raise UsageError(f"tiny Shakespeare has sha256 {digest}, not {SHAKESPEARE_SHA256}: {way}")
-    if not there:
+        raise UsageError(
+            f"tiny Shakespeare has sha256 {digest}, not {SHAKESPEARE_SHA256}: remove {path}, and try again"
+        )
+    if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_bytes(text)
-        part.replace(path)
+        path.write_bytes(text)
     return path
 
 
@@ -218,162 +420,28 @@ def split(files, val_fraction):
     return [*train, (path, 0, cut)], [(path, cut, size), *segments]
 
 
-# ---------------------------------------------------------------------------- text to tokens
+def blocks(segments, utf8):
+    """The text of `segments`, in bytes: file by file, a file of more than BLOCK bytes in blocks of whole lines.
 
-
-def write(target, segments, coder, dtype, text, bar):
-    """Encode `segments` into the file `target`; returns its counts and sha256, and feeds the bytes read to `text`."""
-    ids_written, bytes_read, digest = 0, 0, hashlib.sha256()
-    with open(target, "wb") as out, ThreadPoolExecutor(os.cpu_count()) as cores:
-        for piece, ids in encoded(segments, coder, cores):
-            raw = narrow(ids, dtype, coder.vocab_size).tobytes()
-            out.write(raw)
-            digest.update(raw)
-            text.update(piece)
-            ids_written, bytes_read = ids_written + len(ids), bytes_read + len(piece)
-            bar.update(len(piece))
-    return {"tokens": ids_written, "bytes": bytes_read, "sha256": digest.hexdigest()}
-
-
-def encoded(segments, coder, cores):
-    """(bytes, ids) of each piece of `segments`, in order; some pieces are encoded ahead, so that no core waits."""
-    ahead = deque()
-    for path, piece in pieces(segments, coder):
-        ahead.append((piece, cores.submit(coder.encode, piece, path)))
-        if len(ahead) == 4 * os.cpu_count():  # without a limit an executor would read the entire corpus
-            piece, ids = ahead.popleft()
-            yield piece, ids.result()
-    for piece, ids in ahead:
-        yield piece, ids.result()
-
-
-def narrow(ids, dtype, vocab_size):
-    """ids as `dtype`, never wrapped around. Raises UsageError where one does not fit."""
-    if len(ids) and (largest := int(ids.max())) > min(vocab_size - 1, np.iinfo(dtype).max):
-        raise UsageError(f"token {largest} does not fit into {dtype} or a vocabulary of {vocab_size}")
-    return ids.astype(dtype)
-
-
-# Between two lines that end and begin so, no pattern of tiktoken's encodings joins anything. (White space joins white
-# space, and o200k_base takes slashes to the line before.)
-SAFE_CUT = re.compile(rb"[!-~]\n(?=[!-.0-~])")
-
-
-def pieces(segments, coder):
-    """Pairs (file, bytes): the text of `segments`, PIECE bytes or a little more at a time.
-
-    Pieces encode to the same tokens as the entire text, except where a file has no SAFE_CUT for LONGEST_PIECE bytes.
+    Raises UsageError where it has to be UTF-8 and is not.
     """
     for path, start, stop in segments:
         with open(path, "rb") as file:
             file.seek(start)
-            rest = b""
-            while block := file.read(min(PIECE, stop - file.tell())):
-                searched = max(0, len(rest) - 2)
-                rest += block
-                if not coder.encoding:
-                    end = len(rest)
-                elif cuts := [match.end() for match in SAFE_CUT.finditer(rest, searched)]:
-                    end = cuts[-1]
-                elif len(rest) >= LONGEST_PIECE:
-                    end = next((i for i in range(len(rest) - 1, 0, -1) if rest[i] & 0xC0 != 0x80), len(rest))
-                else:
-                    continue
-                yield path, rest[:end]
-                rest = rest[end:]
-            if rest:
-                yield path, rest
+            while text := file.read(min(BLOCK, stop - file.tell())):
+                text += file.readline(stop - file.tell())
+                if utf8:
+                    check_utf8(text, path)
+                yield text
 
 
-class Tokenizer:
-    """Text to ids and back: the bytes of UTF-8 as they are, or an `encoding` of tiktoken."""
-
-    def __init__(self, encoding=None):
-        self.encoding = encoding
-        self.vocab_size = encoding.n_vocab if encoding else 256
-
-    @classmethod
-    def named(cls, name):
-        """The tokenizer of that name. Raises UsageError."""
-        if name == "bytes":
-            return cls()
-        names = tiktoken.list_encoding_names()
-        if name not in names:
-            raise UsageError(f"no tokenizer {name}: bytes or {', '.join(names)}{nearest(name, ['bytes', *names])}")
-        try:
-            return cls(tiktoken.get_encoding(name))
-        except Exception as error:  # whatever tiktoken's download raises
-            reason = f"{type(error).__name__}; tiktoken downloads it once, TIKTOKEN_CACHE_DIR says where to"
-            raise UsageError(
-                f"could not load tokenizer {name} ({reason}). Without a network: --tokenizer=bytes"
-            ) from None
-
-    def freeze(self):
-        """A dict from which `thaw` makes this tokenizer again, without a network."""
-        if not self.encoding:
-            return {"name": "bytes"}
-        e = self.encoding
-        ranks = sorted(e._mergeable_ranks.items(), key=lambda pair: pair[1])
-        ranks = " ".join(f"{base64.b64encode(token).decode()}:{rank}" for token, rank in ranks)
-        return {
-            "name": e.name,
-            "pat_str": e._pat_str,
-            "special_tokens": dict(e._special_tokens),
-            "mergeable_ranks": ranks,
-        }
-
-    @classmethod
-    def thaw(cls, frozen, where="the tokenizer"):
-        """The tokenizer from which `freeze` made the dict. Raises UsageError, which names `where`, if it did not."""
-        try:
-            return cls(None if frozen["name"] == "bytes" else cls.encoding_of(frozen))
-        except BaseException as error:  # a panic of tiktoken's Rust is no Exception
-            if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-                raise
-            raise UsageError(f"{where} has a tokenizer that prepare.py did not make ({type(error).__name__})") from None
-
-    @staticmethod
-    def encoding_of(frozen):
-        pairs = (pair.split(":") for pair in frozen["mergeable_ranks"].split(" "))
-        ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
-        if len({*ranks.values()}) < len(ranks) or not {bytes([i]) for i in range(256)} <= ranks.keys():
-            raise ValueError  # tiktoken would panic at a text that it cannot encode
-        return tiktoken.Encoding(**{**frozen, "mergeable_ranks": ranks})
-
-    def encode(self, text, where="the text"):
-        """Ids of a text or of its bytes, as an array; "<|endoftext|>" in a text is text.
-
-        Raises UsageError, which names `where`, if an encoding of tiktoken meets bytes that are not UTF-8.
-        """
-        if isinstance(text, str):
-            how = "surrogatepass" if re.search("[\ud800-\udc7f]", text) else "surrogateescape"  # escapes are bytes
-            text = text.encode("utf-8", how)
-        if not self.encoding:
-            return np.frombuffer(text, np.uint8)
-        try:
-            return self.encoding.encode_to_numpy(text.decode("utf-8"), disallowed_special=())
-        except UnicodeDecodeError as error:
-            byte = f"0x{text[error.start]:02x}"
-            ways = "convert it (iconv -f latin1 -t utf-8), or take --tokenizer=bytes"
-            raise UsageError(f"{where} is not UTF-8 (a byte {byte} is out of place): {ways}") from None
-        except BaseException as error:
-            if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":  # of tiktoken's Rust
-                raise  # the others are about the pattern of a stranger's tokenizer
-            raise UsageError(f"the tokenizer cannot encode {where} ({one_line(error)})") from None
-
-    def stream(self, ids):
-        """The text of `ids` as they come, in complete characters; U+FFFD for bytes that are no character."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for i in ids:
-            try:
-                yield decoder.decode(self.encoding.decode_single_token_bytes(i) if self.encoding else bytes([i]))
-            except (KeyError, ValueError):  # a row that pads the embedding
-                yield "\ufffd"
-        yield decoder.decode(b"", final=True)
-
-    def decode(self, ids):
-        """The text of `ids`."""
-        return "".join(self.stream(ids))
+def check_utf8(text, where):
+    """The text of bytes in UTF-8. Raises UsageError, which names `where`, for others."""
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        ways = "convert it (iconv -f latin1 -t utf-8), or take --tokenizer=bytes"
+        raise UsageError(f"{where} is not UTF-8: {ways}") from None
 
 
 if __name__ == "__main__":

@@ -22,22 +22,11 @@ from torch.nn.utils import clip_grad_norm_
 
 import configurable
 import ideas  # noqa: F401  adds the mechanisms of ideas/ to --attention
-from configurable import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, UsageError, check_ranges
+from configurable import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed
 from model import GPT, GPTConfig
-from plumbing import ranks
-from plumbing.dataset import load_dataset
-from plumbing.machine import (
-    AdamW,
-    compiled,
-    device_name,
-    explain_failures,
-    find_autocast,
-    find_device,
-    stop_signals,
-    use_deterministic_kernels,
-)
-from plumbing.nanogpt import OPTIONS_OF_NANOGPT
-from plumbing.run import ROOT, Run
+from plumbing import machine
+from plumbing.run import ROOT, Run, provenance
+from prepare import load_dataset
 
 
 def train(
@@ -52,8 +41,8 @@ def train(
     learning_rate: NonNegativeFloat = 1e-3,  # highest learning rate, reached after the warm-up
     min_lr: NonNegativeFloat = 0.0,  # learning rate from lr_decay_iters on
     weight_decay: NonNegativeFloat = 0.1,  # AdamW's weight decay, for the weights of Linear and Embedding only
-    beta1: Annotated[float, "at least 0 and less than 1"] = 0.9,  # AdamW's decay rate of the mean of gradients
-    beta2: Annotated[float, "at least 0 and less than 1"] = 0.95,  # AdamW's decay rate of the mean of squared gradients
+    beta1: Annotated[float, Range(ge=0, lt=1)] = 0.9,  # AdamW's decay rate of the mean of gradients
+    beta2: Annotated[float, Range(ge=0, lt=1)] = 0.95,  # AdamW's decay rate of the mean of squared gradients
     grad_clip: PositiveFloat | None = 1.0,  # larger gradient norms are scaled down to this; none: never
     eval_interval: PositiveInt = 250,  # steps between evaluations; also one before the first step and one at the end
     eval_tokens: PositiveInt | None = None,  # evaluate on the first so many validation tokens; none: all
@@ -61,7 +50,7 @@ def train(
     out_dir: str | None = None,  # folder of the run; none: out/<dataset>-<attention>
     init_from: str = "scratch",  # scratch, resume (continue the run in out_dir), or a run or .pt file to start from
     overwrite: bool = False,  # delete the run that is in out_dir, and begin anew
-    seed: Seed = 1337,  # seed of the first weights, the batches and the dropout
+    seed: Seed = 1337,  # seed of the initial weights, the batches and the dropout
     device: str = "auto",  # cpu, cuda, cuda:1, mps ...; auto: cuda where there is one, else cpu
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",  # number format; on CUDA float32 is TF32 and auto bfloat16
     compile: Literal["auto"] | bool = "auto",  # use torch.compile; auto: on CUDA
@@ -69,14 +58,15 @@ def train(
 ):
     """Train a GPT on a dataset; checkpoints, metrics, options and a figure go to out_dir. Returns how it went."""
     options = locals().copy()  # the first line: only the parameters have names yet
-    options = {**dataclasses.asdict(options.pop("config")), **options}
-    check_options(options)
-    device = find_device(device)
+    options = {**dataclasses.asdict(options.pop("config")), **options, "device": str(device)}
+    options = configurable.check(train, options)  # with numbers of other libraries as Python's own
+    config = GPTConfig(**{field.name: options[field.name] for field in dataclasses.fields(config)})
+    device = machine.find_device(options["device"])
     if deterministic:
-        use_deterministic_kernels()
-    autocast = find_autocast(dtype, device)
-    ranks.connect(device, gradient_accumulation_steps)
-    with ranks.rank_0_first():
+        machine.use_deterministic_kernels()
+    autocast = machine.find_autocast(dtype, device)
+    machine.connect(device, gradient_accumulation_steps)
+    with machine.rank_0_first():
         data = load_dataset(dataset, device, config.block_size, eval_tokens)
     config = dataclasses.replace(config, vocab_size=max(config.vocab_size, data.meta["vocab_size"]))
     out = Path(out_dir or f"out/{data.name}-{config.attention}")
@@ -84,44 +74,62 @@ def train(
     windows_per_step = batch_size * gradient_accumulation_steps
     decay_end = max_iters if lr_decay_iters is None else lr_decay_iters
 
-    with explain_failures(options), stop_signals() as signals, Run(out, options, config, data) as run:
+    with machine.advice(options), machine.stop_signals() as signals, Run(out, options) as run:
         torch.manual_seed(seed)
         gpt = GPT(config).to(device)
         optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
-        step, best = run.begin(gpt, optimizer)  # from scratch, from a checkpoint, or where the run was stopped
-        net = ranks.share_gradients(gpt)  # gpt, or gpt in DistributedDataParallel
-        loss_of, mode = compiled(net, compile, autocast, example=batch(data.train, batch_size, seed, 0))
-        run.say(f"{out}: {config.attention}, {gpt.n_params():,} parameters, {data.name}, {device_name(device)}, {mode}")
+        step, best = 0, None
+        about = {"config": dataclasses.asdict(config), "data": data.meta, "tokenizer": data.tokenizer}
+        about |= {"options": options, **provenance(config.attention)}
+
+        if old := run.begin(about):  # the checkpoint to begin with
+            same = old["config"]["attention"] == config.attention  # else a mechanism that begins as the other one
+            gpt.load_state_dict(old["model"], strict=same)
+            if init_from == "resume":
+                groups = optimizer.state_dict()["param_groups"]  # weight decay and betas may be new
+                optimizer.load_state_dict({"state": old["optimizer"]["state"], "param_groups": groups})
+                step, best = old["step"], old["best"]
+
+        def save(name):
+            largest = [p.detach().abs().max().item() for p in gpt.parameters()]
+            run.check_finite(step, "the update before it left weights that are nan or inf", *largest)
+            checkpoint = {**about, "step": step, "best": best, "seconds": run.seconds, "model": gpt.state_dict()}
+            if name == "ckpt.pt":
+                checkpoint["optimizer"] = optimizer.state_dict()
+            run.save(name, checkpoint)
+
+        loss_of, mode = machine.compiled(gpt, compile, autocast, example=batch(data.train, batch_size, seed, 0))
+        name = machine.device_name(device)
+        run.say(f"{out}: {config.attention}, {gpt.n_params():,} parameters, {data.name}, {name}, {mode}")
 
         while True:
-            stop = ranks.largest(max(signals, default=0))  # the number of the signal that asks us to stop, or 0
+            stop = machine.largest(max(signals, default=0))  # the number of the signal that asks us to stop, or 0
             done = step >= max_iters
             row = {"step": step}  # a line of metrics.jsonl
 
-            if (done or step % eval_interval == 0) and not stop:  # who presses Ctrl-C does not want to wait
-                val = evaluate(loss_of, gpt, data.val, batch_size, eval_tokens, autocast)
-                run.check_finite(step, f"validation loss {val}", val)
-                row |= {"val_loss": val, "val_bits_per_byte": val * data.bits_per_nat, **watched(gpt)}
-                result = f"{val:.4f} nats/token, {row['val_bits_per_byte']:.4f} bits/byte"
-                if data.val.record:  # a task, whose answers are right or wrong
-                    row["accuracy"] = evaluate(accuracy_of(gpt), gpt, data.val, batch_size, eval_tokens, autocast)
-                    result += f", accuracy {row['accuracy']:.1%}"
-                run.say(f"step {step}: val {result}")
-                if best is None or val < best["val_loss"]:
+            if (done or step % eval_interval == 0) and not stop:
+                evaluated = evaluate(loss_of, gpt, data.val, batch_size, eval_tokens, autocast, signals)
+                if evaluated is None:
+                    continue  # a signal came
+                row |= evaluated | {"val_bits_per_byte": evaluated["val_loss"] * data.bits_per_nat, **watched(gpt)}
+                run.check_finite(step, f"validation loss {row['val_loss']}", row["val_loss"])
+                run.say(f"step {step}: val {described(row)}")
+                if best is None or row["val_loss"] < best["val_loss"]:
                     best = dict(row)
-                    run.save("best.pt", step, gpt, best=best)
+                    save("best.pt")
             if done or stop or step % checkpoint_interval == 0:
-                run.save("ckpt.pt", step, gpt, best=best, optimizer=optimizer.state_dict())
+                save("ckpt.pt")
             if done or stop:
                 break
 
             started = time.perf_counter()
-            lr = schedule(step, learning_rate, min_lr, warmup_iters, decay_end)
+            lr = schedule(step, options["learning_rate"], options["min_lr"], warmup_iters, decay_end)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             seed_dropout(seed, step, device)
-            x, y = (ranks.share(z).to(device) for z in batch(data.train, windows_per_step, seed, step))
-            loss = forward_backward(loss_of, net, x, y, batch_size, autocast)
+            x, y = (machine.share(z).to(device) for z in batch(data.train, windows_per_step, seed, step))
+            loss = forward_backward(loss_of, x, y, batch_size, autocast)
+            machine.average_gradients(gpt)
             norm = clip_grad_norm_(gpt.parameters(), grad_clip or math.inf).item()
             message = f"loss {loss}, gradient norm {norm} at learning rate {lr:.3g}: stopped before the update"
             run.check_finite(step, message, loss, norm)
@@ -135,17 +143,23 @@ def train(
         seconds = run.seconds
         if not stop:
             run.log(row)  # the evaluation after the last step
-        run.plot(gpt)
+        size = f"{config.n_layer} layers of {config.n_embd}, {gpt.n_params() / 1e6:.2f}M parameters"
+        run.plot(f"{data.name} ({data.meta['tokenizer']}), seed {seed}\n{config.attention}, {size}")
 
-    ranks.disconnect()
+    machine.disconnect()
     if stop:
         go_on = f"python train.py {shlex.quote(f'{out}/config.toml')} --init_from=resume"
         run.say(f"stopped at step {step}, and saved. Go on: {go_on}")
         sys.exit(128 + stop)  # as shells do
-    result = f"{best['val_loss']:.4f} nats/token, {best['val_bits_per_byte']:.4f} bits/byte"
-    sample = f"python sample.py {shlex.quote(str(out))}"
-    run.say(f"best val {result}, at step {best['step']}; {seconds:.0f} s. Sample it: {sample}")
-    return {"out_dir": str(out), "val_loss": val, "best": best, "seconds": seconds}
+    then = "" if data.val.record else f" Sample it: python sample.py {shlex.quote(str(out))}"
+    run.say(f"best val {described(best)}, at step {best['step']}; {seconds:.0f} s.{then}")
+    return {"out_dir": str(out), "val_loss": row["val_loss"], "best": best, "seconds": seconds}
+
+
+def described(row):
+    """The numbers of an evaluation in words."""
+    accuracy = f", accuracy {row['accuracy']:.1%}" if "accuracy" in row else ""
+    return f"{row['val_loss']:.4f} nats/token, {row['val_bits_per_byte']:.4f} bits/byte{accuracy}"
 
 
 # ---------------------------------------------------------------------------- batches
@@ -160,45 +174,50 @@ def batch(split, n, seed, step):
 def seed_dropout(seed, step, device):
     """Dropout, too, is drawn from (seed, step); each process has its own."""
     seed_of = torch.default_generator if device.type == "cpu" else torch  # torch's own takes 1 ms where CUDA is missing
-    seed_of.manual_seed(int(np.random.SeedSequence((seed, step, ranks.rank())).generate_state(1)[0]))
+    seed_of.manual_seed(int(np.random.SeedSequence((seed, step, machine.rank())).generate_state(1)[0]))
 
 
 # ---------------------------------------------------------------------------- losses
 
 
-def forward_backward(loss_of, net, x, y, batch_size, autocast):
-    """Mean loss over the windows x, y BT of all processes; its gradient is left in .grad.
+def forward_backward(loss_of, x, y, batch_size, autocast):
+    """Mean loss over the windows x, y BT of all processes. The gradient of this process's share is left in .grad.
 
-    It is computed batch_size windows at a time, and processes exchange gradients once, at the end.
+    It is computed batch_size windows at a time.
     """
-    total, parts = 0.0, list(zip(x.split(batch_size), y.split(batch_size), strict=True))
-    for i, (micro_x, micro_y) in enumerate(parts, 1):
-        net.require_backward_grad_sync = i == len(parts)  # DistributedDataParallel: exchange gradients now
+    total = 0.0
+    for micro_x, micro_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
         with autocast:
             loss = loss_of(micro_x, micro_y) * (len(micro_x) / len(x))
         loss.backward()
         total += loss.detach()
-    return ranks.total(total.item()) / ranks.count()
+    return machine.total(total.item()) / machine.count()
 
 
 @torch.no_grad()
-def evaluate(loss_of, gpt, split, batch_size, eval_tokens, autocast):
-    """Mean loss over a split in order, in nats/token: each token but the first is predicted once, in its window."""
+def evaluate(loss_of, gpt, split, batch_size, eval_tokens, autocast, signals=()):
+    """{"val_loss": mean loss over a split in order, in nats/token}: each token but the first is predicted once.
+
+    Of a task also "accuracy", the share of scored tokens that are the likeliest. None where a signal came meanwhile.
+    """
     gpt.eval()
-    total, count = 0.0, 0
+    sums = {"val_loss": 0.0} | ({"accuracy": 0.0} if split.record else {})
+    count = 0
     for i, (x, y) in enumerate(split.in_order(batch_size, eval_tokens)):
         n = (y >= 0).sum().item()  # targets of −1 do not count
-        if n and i % ranks.count() == ranks.rank():  # processes take turns
+        count += n
+        if signals:
+            break
+        if n and i % machine.count() == machine.rank():  # processes take turns
+            x, y = x.to(gpt.device), y.to(gpt.device)
             with autocast:
-                total += loss_of(x.to(gpt.device), y.to(gpt.device)).item() * n
-            count += n
+                sums["val_loss"] += loss_of(x, y).item() * n
+                if split.record:
+                    sums["accuracy"] += (gpt(x).argmax(-1) == y)[y >= 0].sum().item()
     gpt.train()
-    return ranks.total(total) / ranks.total(count)
-
-
-def accuracy_of(gpt):
-    """A function of x, y BT: the share of the targets y that are the likeliest token. To be given to `evaluate`."""
-    return lambda x, y: (gpt(x).argmax(-1) == y)[y >= 0].float().mean()
+    if machine.largest(len(signals)):
+        return None
+    return {name: machine.total(value) / count for name, value in sums.items()}
 
 
 def watched(gpt):
@@ -219,7 +238,7 @@ def make_optimizer(gpt, weight_decay, betas):
         {"params": [p for p in gpt.parameters() if p not in decayed], "weight_decay": 0.0},
     ]
     fused = all(p.device.type in ("cpu", "cuda", "mps") for p in gpt.parameters())
-    return AdamW(groups, lr=0.0, betas=betas, fused=fused)  # the loop sets lr at each step
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused)  # the loop sets lr at each step
 
 
 def schedule(step, learning_rate, min_lr, warmup_iters, lr_decay_iters):
@@ -235,19 +254,23 @@ def schedule(step, learning_rate, min_lr, warmup_iters, lr_decay_iters):
 # ---------------------------------------------------------------------------- the command line
 
 
-def check_options(options):
-    """Raises UsageError for a number out of range, or a text with control characters."""
-    check_ranges(train, options)
-    for name in ("dataset", "out_dir", "init_from"):
-        if not (options[name] or "").isprintable():
-            raise UsageError(f"{name}={options[name]!r}: must be text without control characters")
-
-
 def preset(values):
     """The preset for the device that the options `values` name or, for auto, for the device found."""
     device = values.get("device", "auto")
     name = "cpu" if device == "cpu" or (device == "auto" and not torch.cuda.is_available()) else "gpu"
     return os.path.relpath(ROOT / "config" / f"{name}.toml")
+
+
+OPTIONS_OF_NANOGPT = {  # that do not exist here, and what serves instead
+    "eval_iters": "evaluation reads the validation split in order; --eval_tokens=N reads only its first N tokens",
+    "eval_only": "--init_from=CHECKPOINT --max_iters=0 --out_dir=NEW evaluates a checkpoint and takes no step",
+    "log_interval": "every step is a line of metrics.jsonl in the run's folder",
+    "always_save_checkpoint": "ckpt.pt is the latest state, best.pt the best one; see --checkpoint_interval",
+    "wandb_.*": "nothing is sent anywhere; metrics.jsonl and loss.png are in the run's folder",
+    "decay_lr": "for a constant learning rate give --min_lr the same value as --learning_rate",
+    "bias": "no layer has a bias, as with nanoGPT's bias=False",
+    "backend": "processes of torchrun use nccl on CUDA and gloo on a CPU",
+}
 
 
 if __name__ == "__main__":

@@ -1,52 +1,67 @@
-"""The figures of the tutorial, and whether its numbers are still those of docs/results.
+"""The figures of the course, drawn from formulas and from lab/records.
 
-python -m docs.figures draws docs/figures/*.png. With --check it draws nothing, and fails where a number has drifted.
+python docs/figures.py                draws docs/figures/*.png
+python docs/figures.py hull floor     only these
 """
 
+import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from configurable import UsageError, run
-from docs.kept import DOCS, results
-from docs.numbers import MISTAKES, drifted, numbers
-from docs.of_ideas import difference, ideas, is_solved
-from lab.charts import draw_accuracies
-from lab.compare import differences, paired
-from lab.one_layer import least_error
-from lab.show import THE_FOUR, look
+sys.path.insert(0, str(Path(__file__).parent.parent))  # a script finds only what lies beside it
+
+from configurable import one_of, run
+from lab.show import THE_FOUR, look, spread
 from model import softmax1
-from plumbing.figure import new_figure, write_figure
+from plumbing.run import drawing
+
+DOCS = Path(__file__).parent
+MISTAKES = {  # of chapter 6, and what each of them should have been
+    **dict.fromkeys(("halved", "split-late", "scores", "no-norm", "no-scale", "one-based"), "differential"),
+    "zero-token": "softmax1",
+}
 
 
 def figures(
-    *,
-    check: bool = False,  # draw nothing; fail where a number in a page is not that of docs/results
+    *names: str,  # figures to draw; none: all
     out_dir: str = str(DOCS / "figures"),  # folder of the pictures
 ):
-    """Draw the pictures of the tutorial, or check its numbers."""
-    if check:
-        if missing := drifted():
-            raise UsageError("; ".join(f"{page} lacks {text!r}" for page, text in missing))
-        return print(f"{len([*numbers()])} texts with numbers are what docs/results says")
+    """Draw the pictures of the course."""
+    for name in names:
+        one_of("names", name, FIGURES)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    for draw in (hull, floor, without, subtraction, pole, schedule, mistakes, summary, discussion):
-        figure = draw()
-        write_figure(Path(out_dir) / f"{draw.__name__}.png", figure)
-        print(Path(out_dir) / f"{draw.__name__}.png")
+    for name in names or FIGURES:
+        draw, width, height, columns = FIGURES[name]
+        with drawing(path := Path(out_dir) / f"{name}.png", width, height, 1, columns) as (figure, axes):
+            draw(figure, *axes)
+            print(path)
 
 
-def panels(n=1, height=4.0, width=4.4):
-    """(figure, axes) with n panels side by side."""
-    return new_figure(max(5.5, width * n), height, 1, n)
+def records(experiment):
+    """{mechanism: [its runs]} of an experiment, from the lines of lab/records/*.jsonl; runs that tuned are left out."""
+    found = {}
+    for path in sorted((DOCS.parent / "lab/records").glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            one = json.loads(line)
+            if one.get("experiment", path.stem) == experiment and one.get("purpose") != "tuning":
+                found.setdefault(one["attention"], []).append(one)
+    return found
+
+
+def differences(runs, base):
+    """[best loss of a run − that of the run of `base` with the same seed]"""
+    losses = {one["seed"]: one["best"] for one in base}
+    return [one["best"] - losses[one["seed"]] for one in runs if one["seed"] in losses]
 
 
 # ---------------------------------------------------------------------------- pictures
 
 
-def hull():
+def hull(figure, *panels):
     """Chapter 1: where outputs lie, three values in the plane, many scores."""
     torch.manual_seed(0)
     v = torch.tensor([[1.0, 0.2], [2.2, 0.6], [1.3, 1.7]])
@@ -56,8 +71,7 @@ def hull():
         "softmax1": ("softmax1", softmax1(S1)),
         "differential": (f"difference, λ = {lam}", S1.softmax(-1) - lam * S2.softmax(-1)),
     }
-    figure, axes = panels(3, 3.6, 3.4)
-    for ax, (name, (title, A)) in zip(axes, shapes.items(), strict=True):
+    for ax, (name, (title, A)) in zip(panels, shapes.items(), strict=True):
         y = (A @ v).numpy()
         ax.plot(y[:, 0], y[:, 1], ls="", marker=".", ms=1.5, color=look(name)["color"], alpha=0.5)
         ax.plot(*v[[0, 1, 2, 0]].T.numpy(), color="k", lw=1)
@@ -74,12 +88,10 @@ def hull():
         ax.set(title=title, xlim=(-2, 2.8), ylim=(-2, 2.2), aspect="equal")
         ax.grid(alpha=0.3)
     figure.suptitle("A head's output, 4000 random rows of scores", fontsize=10)
-    return figure
 
 
-def floor():
+def floor(figure, ax):
     """Chapter 1: the needle's weight e^Δ / (e^Δ + n − 1)."""
-    figure, (ax,) = panels(1, 3.6, 6.5)
     n = np.logspace(0.31, 5, 200)
     for gap, style in ((2, ":"), (5, "-."), (8, "--"), (12, "-")):
         ax.plot(n, math.exp(gap) / (math.exp(gap) + n - 1), ls=style, color="k", label=f"Δ = {gap}")
@@ -88,12 +100,10 @@ def floor():
     ax.set_title("One score is larger than all others by Δ", fontsize=10)
     ax.legend()
     ax.grid(alpha=0.3)
-    return figure
 
 
-def without():
+def without(figure, left, right):
     """Chapter 2: how much softmax1 spends, how sharp a temperature can be."""
-    figure, (left, right) = panels(2, 3.6)
     lse = np.linspace(-6, 8, 200)
     left.plot(lse, 1 / (1 + np.exp(-lse)), color=look("softmax1")["color"], label="softmax1: σ(lse S)")
     left.axhline(1, color=look("vanilla")["color"], ls="--", label="vanilla")
@@ -110,15 +120,13 @@ def without():
     for ax in (left, right):
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
-    return figure
 
 
-def subtraction():
+def subtraction(figure, *panels):
     """Chapter 3: the example by hand, as bars."""
     A1 = torch.tensor([2.0, 1.0, 0.0]).softmax(-1).numpy()
     A2 = torch.tensor([0.0, 1.0, 0.0]).softmax(-1).numpy()
-    figure, axes = panels(2, 3.4)
-    for ax, lam in zip(axes, (0.425, 0.5), strict=True):
+    for ax, lam in zip(panels, (0.425, 0.5), strict=True):
         x = np.arange(3)
         ax.bar(x - 0.27, A1, 0.25, color="0.75", edgecolor="k", label="A₁")
         ax.bar(x, lam * A2, 0.25, color="white", edgecolor="k", hatch="///", label="λA₂")
@@ -131,12 +139,10 @@ def subtraction():
         ax.set(title=f"λ = {lam}", ylim=(-0.1, 0.78), ylabel="weight")
         ax.set_xticks(x, ["token 1", "token 2", "token 3"])
         ax.legend(fontsize=8)
-    return figure
 
 
-def pole():
-    """Chapter 3: by what the ratio of the needle's weight to all others changes when an even map is subtracted."""
-    figure, (ax,) = panels(1, 3.8, 6.5)
+def pole(figure, ax):
+    """Chapter 3: by what the ratio of the needle's weight to all others changes when a uniform map is subtracted."""
     n = np.logspace(0.5, 7, 4000)
     w = math.exp(8) / (math.exp(8) + n - 1)
     for lam, style, color in ((0.5, "--", "0.5"), (0.8, "-", look("differential")["color"])):
@@ -156,12 +162,10 @@ def pole():
     )
     ax.legend(fontsize=8, title="dotted: 1/(1 − λ)", title_fontsize=8)
     ax.grid(alpha=0.3)
-    return figure
 
 
-def schedule():
+def schedule(figure, ax):
     """Chapter 5: λ_init by depth, and what the drawn vectors add to it."""
-    figure, (ax,) = panels(1, 3.6, 6.5)
     depth = np.arange(24)
     lam = 0.8 - 0.6 * np.exp(-0.3 * depth)
     for width, alpha in ((128, 0.15), (32, 0.3)):
@@ -175,31 +179,27 @@ def schedule():
     ax.set(xlabel="depth, from 0", ylabel="λ", ylim=(0, 1))
     ax.legend(fontsize=8, loc="lower right")
     ax.grid(alpha=0.3)
-    return figure
 
 
-def mistakes():
+def mistakes(figure, ax):
     """Chapter 6: what each mistake does to the loss."""
-    runs, (figure, (ax,)) = results("mistakes")["runs"], panels(1, 3.8, 7)
+    runs = records("mistakes")
     for i, (name, right) in enumerate(MISTAKES.items()):
-        pairs, of = [*differences(runs, name, right).values()], paired(runs, name, right)
-        style = {"color": look(right)["color"]}
+        pairs, style = differences(runs[name], runs[right]), {"color": look(right)["color"]}
         ax.plot(pairs, [i + 0.15] * len(pairs), ls="", marker="o", mfc="none", ms=4, **style)
-        ax.errorbar([of["mean"]], [i - 0.15], xerr=[of.get("half", 0)], marker="|", ms=12, capsize=4, **style)
+        of = spread(pairs)
+        ax.errorbar([of["mean"]], [i - 0.15], xerr=[of["half"]], marker="|", ms=12, capsize=4, **style)
     ax.axvline(0, color="k", lw=0.8)
     ax.set_yticks(range(len(MISTAKES)), MISTAKES)
     ax.invert_yaxis()
     ax.set(xlabel="loss − that of the right mechanism, same seed (nats per byte)")
     ax.set_title("One circle per seed; the mean and its 95 % interval", fontsize=10)
     ax.grid(alpha=0.3)
-    return figure
 
 
-def summary():
-    """Results: a task that subtraction solves, what decides whether vanilla is level, and text."""
-    figure, (left, middle, right) = panels(3, 3.6, 3.7)
-    runs = results("missing")["runs"]
-    draw_accuracies({name: [run for run in runs if run["attention"] == name] for name in THE_FOUR}, left)
+def summary(figure, left, middle, right):
+    """Chapter 8: a task that subtraction solves, noise that all values share, and text."""
+    draw_accuracies(left)
     left.set_title("ahead: which item is missing?", fontsize=10)
     left.legend(fontsize=7, loc="center right")
     draw_widths(middle)
@@ -208,20 +208,30 @@ def summary():
     right.set_title("behind: the next letter of a text", fontsize=10)
     for ax in (left, middle, right):
         ax.grid(alpha=0.3)
-    return figure
+
+
+def draw_accuracies(axes):
+    """Accuracy over a run: a thin line per seed, a thick one for their mean."""
+    runs = records("missing")
+    for name in THE_FOUR:
+        steps, style = runs[name][0]["evaluations"]["step"], look(name)
+        curves = np.array([one["evaluations"]["accuracy"] for one in runs[name]])
+        axes.plot(steps, curves.T, color=style["color"], lw=0.8, alpha=0.5)
+        axes.plot(steps, curves.mean(0), label=name, lw=2.2, ms=5, **style)
+    axes.axhline(1 / 12, color="0.4", ls=":", label="a guess among the items")
+    axes.set(xlabel="step", ylabel="accuracy on validation contexts", ylim=(-0.03, 1.03))
 
 
 def draw_widths(axes):
     """Noise that all values share: the error of each seed against the channels of a value, σ = 1 and n = 16."""
-    runs = [*results("noise-narrow")["runs"], *results("noise")["runs"]]
-    for i, (name, label) in enumerate(
-        (("vanilla", "vanilla, two heads"), ("no-norm", "differential without its norm"))
-    ):
-        style = look({"no-norm": "differential"}.get(name, name)) | {"ls": ""}
-        mine = [r for r in runs if (r["attention"], r["n_items"], r["sigma"]) == (name, 16, 1)]
-        x, y = [r["width"] + 5 * i + r["seed"] - 5 for r in mine], [r["error"] for r in mine]
-        axes.plot(x, y, label=label, mfc="none", ms=6, **style)
-    axes.axhline(least_error(1, 16), color="0.4", ls=":", label="derived for a difference")
+    labels = {"vanilla": "vanilla, two heads", "no-norm": "differential without its norm"}
+    for i, (name, label) in enumerate(labels.items()):
+        runs = [*records("noise-narrow")[name], *records("noise")[name]]
+        mine = [one for one in runs if (one["n_items"], one["sigma"]) == (16, 1)]
+        style = look({"no-norm": "differential"}.get(name, name)) | {"ls": "", "label": label}
+        x = [one["width"] + 5 * i + one["seed"] - 5 for one in mine]
+        axes.plot(x, [one["error"] for one in mine], mfc="none", ms=6, **style)
+    axes.axhline(1 / 17, color="0.4", ls=":", label="derived for a difference")  # σ²/(nσ² + 1)
     axes.set(xlabel="channels of a value, of 64 in the model", xticks=(16, 32, 48), xlim=(8, 56), ylim=(0, 0.56))
     axes.set(ylabel="error, a mark per seed")
     axes.legend(fontsize=7, loc="center")
@@ -231,10 +241,11 @@ def draw_texts(axes):
     """Each mechanism's paired difference to vanilla on two texts, both at their best settings, with 95 % intervals."""
     names = ("softmax1", "temperature", "v2", "differential")
     for text, label, shift, fill in (("text", "Shakespeare", -0.15, "full"), ("code", "code", 0.15, "none")):
-        of = {row["attention"]: row["difference"] for row in results(text)["table"] if "difference" in row}
+        runs = records(text)
         for i, name in enumerate(names):
+            of = spread(differences(runs[name], runs["vanilla"]))
             style = {"color": look(name)["color"], "marker": look(name)["marker"], "fillstyle": fill}
-            axes.errorbar([i + shift], [of[name]["mean"]], [of[name]["half"]], ls="", ms=6, capsize=4, **style)
+            axes.errorbar([i + shift], [of["mean"]], [of["half"]], ls="", ms=6, capsize=4, **style)
         axes.plot([], [], ls="", marker="o", color="0.3", fillstyle=fill, label=label)
     axes.axhline(0, color="k", lw=0.8)
     axes.set_xticks(range(len(names)), names, fontsize=8)
@@ -242,36 +253,67 @@ def draw_texts(axes):
     axes.legend(fontsize=7, loc="upper left")
 
 
-def discussion():
+def ideas_measured():
+    """{idea: {"accuracy", "solved_at": on the task, a number per seed; "difference": of the loss on text, to vanilla's;
+    "fresh": whether that is of seeds that chose nothing}}"""
+    found = {}
+    for name in ("ideas-missing", "missing-controls", "missing-narrow"):
+        for attention, runs in records(name).items():
+            evaluations = [
+                list(zip(*(e[k] for k in ("step", "accuracy")), strict=True)) for e in (r["evaluations"] for r in runs)
+            ]
+            solved = [next((step for step, accuracy in rows if accuracy >= 0.99), None) for rows in evaluations]
+            found.setdefault(attention, {"accuracy": [rows[-1][1] for rows in evaluations], "solved_at": solved})
+    for name in ("ideas", "text", "text-parts", "ideas-look"):
+        runs = records(name)
+        for attention in runs.keys() & found.keys():
+            if "difference" not in found[attention]:
+                of = spread(differences(runs[attention], runs["vanilla"]))
+                found[attention] |= {"difference": of, "fresh": name != "ideas-look"}
+    return {name: row for name, row in found.items() if name != "vanilla" and "difference" in row}
+
+
+def discussion(figure, *panels):
     """Chapter 11: what each idea adds to the loss of text; on the left those that solve the task."""
-    rows = ideas()
-    names = sorted(rows, key=lambda name: difference(rows[name])["mean"])
-    solve = [name for name in names if is_solved(rows[name]["task"])]
-    groups, most = (solve, [name for name in names if name not in solve]), 0.09
-    figure, panels = new_figure(9.5, 1 + 0.19 * max(map(len, groups)), 1, 2, sharex=True)
+    rows = ideas_measured()
+    names = sorted(rows, key=lambda name: rows[name]["difference"]["mean"])
+    solve, most = [name for name in names if None not in rows[name]["solved_at"]], 0.09
+    groups = (solve, [name for name in names if name not in solve])
     for axes, group in zip(panels, groups, strict=True):
         for i, name in enumerate(group):
-            of, fresh, task = difference(rows[name]), "fresh" in rows[name], rows[name]["task"]
+            of, fresh = rows[name]["difference"], rows[name]["fresh"]
             style = look(name) if name in THE_FOUR else {"color": "0.25", "marker": "o"}
             style |= {"ls": "", "ms": 5, "mfc": None if fresh else "none"}
             if of["mean"] < most:
                 axes.errorbar([of["mean"]], [i], xerr=[of["half"]] if fresh else None, capsize=2, lw=1, **style)
             else:
                 axes.annotate(f"{of['mean']:+.2f} →", (most - 0.003, i), fontsize=8, ha="right", va="center")
-            edge = f"{np.mean(task['solved_at']):.0f}" if group is solve else f"{task['accuracy']['mean']:.2f}"
+            steps, accuracy = rows[name]["solved_at"], np.mean(rows[name]["accuracy"])
+            edge = f"{np.mean(steps):.0f}" if group is solve else f"{accuracy:.2f}"
             axes.annotate(edge, (1.01, i), xycoords=("axes fraction", "data"), fontsize=8, va="center")
         axes.set_yticks(range(len(group)), group, fontsize=8)
         axes.set(xlim=(-0.03, most), ylim=(max(map(len, groups)) - 0.4, -0.6))
         axes.set(xlabel="loss on text − vanilla's, nats per byte")
         axes.axvline(0, color="k", lw=0.8)
         axes.grid(alpha=0.3)
-    for fill, label in ((None, "fresh seeds, 95 % interval"), ("none", "mean of two first runs")):
+    for fill, label in ((None, "fresh seeds, 95 % interval"), ("none", "mean of two preliminary runs")):
         panels[0].plot([], [], color="0.25", marker="o", ls="", ms=5, mfc=fill, label=label)
     panels[0].legend(fontsize=8, loc="lower right")
     panels[0].set_title("solve the task; at the edge: from which step on", fontsize=9)
     panels[1].set_title("do not; at the edge: accuracy after 400 steps", fontsize=9)
-    return figure
 
+
+FIGURES = {  # name: function, width and height in inches, panels
+    "hull": (hull, 10.2, 3.6, 3),
+    "floor": (floor, 6.5, 3.6, 1),
+    "without": (without, 8.8, 3.6, 2),
+    "subtraction": (subtraction, 8.8, 3.4, 2),
+    "pole": (pole, 6.5, 3.8, 1),
+    "schedule": (schedule, 6.5, 3.6, 1),
+    "mistakes": (mistakes, 7, 3.8, 1),
+    "summary": (summary, 11.1, 3.6, 3),
+    "discussion": (discussion, 9.5, 8.6, 2),
+}
 
 if __name__ == "__main__":
-    run(figures, program="python -m docs.figures")
+    run(figures, program="python docs/figures.py")

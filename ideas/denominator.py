@@ -22,7 +22,7 @@ class Sink(Attention):
 
     def __init__(self, config, depth, n=None):
         super().__init__(config, depth)
-        self.b = nn.Parameter(torch.zeros(n or self.n_maps, 1, 1))
+        self.b = nn.Parameter(torch.zeros(n or self.H, 1, 1))
 
     def mix(self, x, q, k, v):
         scale = self.D**-0.5
@@ -30,7 +30,7 @@ class Sink(Attention):
         return self.attend(q, k, v, softmax1, scale)
 
     def flops(self, n):
-        return super().flops(n) + 2 * self.n_maps * n  # queries are one channel wider
+        return super().flops(n) + 2 * self.H * n  # queries are one channel wider
 
 
 class LayerSink(Sink):

@@ -17,17 +17,17 @@ class Sum(Differential):
     "why … the difference … instead of the sum?"
     """
 
-    def combine(self, A):
-        A1, A2 = pairs(A)
-        return A1 + self.lam * A2
+    def mix(self, x, q, k, v):
+        (q1, q2), (k1, k2) = pairs(q), pairs(k)
+        return self.attend(q1, k1, v) + self.lam * self.attend(q2, k2, v)
 
 
 class AddOnly(Differential):
     """add-only: A = softmax(S₁) + |λ| softmax(S₂), which can never subtract."""
 
-    def combine(self, A):
-        A1, A2 = pairs(A)
-        return A1 + self.lam.abs() * A2
+    def mix(self, x, q, k, v):
+        (q1, q2), (k1, k2) = pairs(q), pairs(k)
+        return self.attend(q1, k1, v) + self.lam.abs() * self.attend(q2, k2, v)
 
 
 class OneMap(Attention):
@@ -39,7 +39,7 @@ class OneMap(Attention):
         return self.attend(q, k, v, self.weights).to(x.dtype)  # what normalises heads does so in float32
 
     def flops(self, n):
-        return 2 * (self.n_maps * self.D + self.n_heads * self.E) * n
+        return 2 * (self.H * self.D + self.G * self.E) * n
 
 
 class Rectified(OneMap, Differential):
@@ -96,7 +96,7 @@ class LogSigmoid(OneMap):
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
-        self.alpha, self.beta = (nn.Parameter(torch.ones(self.n_heads, 1, 1)) for _ in range(2))
+        self.alpha, self.beta = (nn.Parameter(torch.ones(self.G, 1, 1)) for _ in range(2))
 
     def mix(self, x, q, k, v):
         factors = torch.stack((self.alpha, self.beta), 1).flatten(0, 1)  # α of head 0, β of head 0, α of head 1 …

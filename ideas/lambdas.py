@@ -18,7 +18,7 @@ class HeadLambda(Differential):
     def __init__(self, config, depth):
         super().__init__(config, depth)
         for name in ("lam_q1", "lam_k1", "lam_q2", "lam_k2"):
-            setattr(self, name, nn.Parameter(0.1 * torch.randn(self.n_heads, 1, self.D)))
+            setattr(self, name, nn.Parameter(0.1 * torch.randn(self.G, 1, self.D)))
 
 
 class TokenLambda(Attention):
@@ -28,7 +28,7 @@ class TokenLambda(Attention):
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
-        self.to_lam = nn.Linear(config.n_embd, self.n_heads, bias=False)
+        self.to_lam = nn.Linear(config.n_embd, self.G, bias=False)
 
     def mix(self, x, q, k, v):
         lam = self.to_lam(x).sigmoid().mT.unsqueeze(-1)  # BTH -> BHT1
@@ -67,7 +67,7 @@ class MinusEven(Attention):
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
-        self.lam = nn.Parameter(torch.full((self.n_heads, 1, 1), 0.5))
+        self.lam = nn.Parameter(torch.full((self.G, 1, 1), 0.5))
 
     def mix(self, x, q, k, v):
         return self.attend(q, k, v) - self.lam * self.attend(torch.zeros_like(q), k, v)

@@ -22,7 +22,7 @@ class Mixed(Attention):
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
-        self.M = nn.Parameter(torch.eye(self.n_heads))
+        self.M = nn.Parameter(torch.eye(self.G))
 
     def mix(self, x, q, k, v):
         return self.attend(q, k, v, lambda S: mixed(self.M, softmax(S)))
@@ -54,8 +54,8 @@ class MixedByToken(Mixed):
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
-        self.hidden = nn.Linear(config.n_embd, 4 * self.n_heads, bias=False)
-        self.to_M = nn.Linear(4 * self.n_heads, self.n_heads**2, bias=False)
+        self.hidden = nn.Linear(config.n_embd, 4 * self.G, bias=False)
+        self.to_M = nn.Linear(4 * self.G, self.G**2, bias=False)
 
     def mix(self, x, q, k, v):
         M = self.M + self.to_M(self.hidden(x).tanh()).unflatten(2, self.M.shape)  # BTHH
@@ -70,7 +70,7 @@ class TalkingHeads(Mixed):
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
-        self.P = nn.Parameter(torch.eye(self.n_heads))
+        self.P = nn.Parameter(torch.eye(self.G))
 
     def mix(self, x, q, k, v):
         return self.attend(q, k, v, self.weights).to(x.dtype)
@@ -92,7 +92,7 @@ class TalkingDifferential(TalkingHeads, OneMap, FixedLambda):
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
-        self.P = nn.Parameter(torch.eye(self.n_maps))
+        self.P = nn.Parameter(torch.eye(self.H))
         self.M = nn.Parameter(self.M.detach().kron(torch.tensor([[1, -self.lam_init]])))
 
 

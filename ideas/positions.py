@@ -18,12 +18,12 @@ class NoPositions:
 class LinearPositions(NoPositions):
     """S − m·distance, m = 2^(−8i/H) for heads i = 1 … H. Stores A.  https://arxiv.org/abs/2108.12409"""
 
-    def attend(self, q, k, v, weights=softmax, scale=None, combine=None):
+    def attend(self, q, k, v, weights=softmax, scale=None):
         t = torch.arange(k.size(2), device=q.device)
         distance = t[k.size(2) - q.size(2) :, None] - t  # TN
-        m = 2 ** (-8 * torch.arange(1, self.n_heads + 1, device=q.device) / self.n_heads)
-        m = m.repeat_interleave(q.size(1) // self.n_heads)[:, None, None]  # both maps of a head have the same
-        return super().attend(q, k, v, lambda S: weights(S - m * distance), scale, combine)
+        m = 2 ** (-8 * torch.arange(1, self.G + 1, device=q.device) / self.G)
+        m = m.repeat_interleave(q.size(1) // self.G)[:, None, None]  # both maps of a head have the same
+        return super().attend(q, k, v, lambda S: weights(S - m * distance), scale)
 
 
 class XPositions:

@@ -20,7 +20,7 @@ class Grown(Attention):
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
-        self.lam = nn.Parameter(torch.zeros(self.n_heads, 1, 1))
+        self.lam = nn.Parameter(torch.zeros(self.G, 1, 1))
         self.q2 = nn.Parameter(torch.zeros(config.n_embd, config.n_embd))
 
     def mix(self, x, q, k, v):
@@ -45,11 +45,11 @@ class Dex(Attention):
         self.W = nn.Parameter(torch.zeros(self.D, self.D))
 
     def norm(self, y):
-        changes = torch.arange(self.n_heads, device=y.device)[:, None, None] % 2
+        changes = torch.arange(self.G, device=y.device)[:, None, None] % 2
         return y - changes * (y @ self.W)
 
     def flops(self, n):
-        return super().flops(n) + 2 * self.n_heads * self.W.numel()
+        return super().flops(n) + 2 * self.G * self.W.numel()
 
 
 RETROFITS = {"grown": Grown, "dex": Dex}

@@ -39,9 +39,10 @@ class SelectiveDifferential(Selective, Differential):
 
     def mix(self, x, q, k, v):
         k, weights = self.selected(q, k)
-        return self.attend(q, k, v, weights, combine=self.combine)
+        (q1, q2), (k1, k2) = pairs(q), pairs(k)
+        return self.attend(q1, k1, v, weights) - self.lam * self.attend(q2, k2, v, weights)
 
-    def maps(self, x):
+    def both_maps(self, x):
         q, k, _ = self.project(x)
         k, weights = self.selected(q, k)
         return pairs(self.attend(q, k, identity_like(q), weights))

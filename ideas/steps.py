@@ -12,15 +12,15 @@ from model import Attention, Cache
 class Hierarchical(Attention):
     """hierarchical: y = y₁ − λ softmax(S₂) V, y₁ = softmax(S₁) V, queries of S₂ made of y₁; a λ per head, from 0.5.
 
-    "It has to be done in a hierarchical way to know what you attended to". Not linear in V, so it has no `map`.
+    "It has to be done in a hierarchical way to know what you attended to". Not linear in V, so it has no `attention_map`.
     """
 
-    watch, map = ("lam",), None
+    watch, attention_map = ("lam",), None
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
         self.q2 = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.lam = nn.Parameter(torch.full((self.n_heads, 1, 1), 0.5))
+        self.lam = nn.Parameter(torch.full((self.G, 1, 1), 0.5))
 
     def mix(self, x, q, k, v):
         y = self.attend(q, k, v)
@@ -34,15 +34,15 @@ class Hierarchical(Attention):
 class Factored(Attention):
     """factored: two attentions in a row that share V: y = y₁ − λ softmax(S₂) V, y₁ = softmax(S₁) V, S₂ of x + y₁ W_out.
 
-    "2 consecutive attentions in a residual branch … sharing V". A λ per head, from 0.5. It has no `map`, as there is no
+    "2 consecutive attentions in a residual branch … sharing V". A λ per head, from 0.5. It has no `attention_map`, as there is no
     one map: what the second attention looks at depends on what the first one brought.
     """
 
-    maps_per_head, watch, map = 2, ("lam",), None
+    maps_per_head, watch, attention_map = 2, ("lam",), None
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
-        self.lam = nn.Parameter(torch.full((self.n_heads, 1, 1), 0.5))
+        self.lam = nn.Parameter(torch.full((self.G, 1, 1), 0.5))
 
     def forward(self, x, cache=None):
         start, second = (cache.length, vars(cache).setdefault("second", Cache(cache.size))) if cache else (0, None)

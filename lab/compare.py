@@ -1,332 +1,416 @@
-"""Compare mechanisms fairly: one budget, several seeds, each run a `python train.py` of its own.
+"""Compare mechanisms fairly: one budget, several seeds, each run a `train.py` of its own.
 
 python -m lab.compare config/cpu.toml --dataset=tinyshakespeare --seeds=1,2,3,4
-python -m lab.compare config/cpu.toml --learning_rates=1e-3,2e-3,4e-3      tries each rate with every mechanism
-python -m lab.compare config/cpu.toml --equal=time                         a faster mechanism takes more steps
+python -m lab.compare config/cpu.toml --learning_rates=1e-3,2e-3,4e-3 --n_heads=4,8     tunes every mechanism first
 
 Runs of the same seed see the same data in the same order, and begin with the same value of every weight that their
-mechanisms share: so runs are compared in pairs. `{seed}` in --init_from is the run's seed: so each can be fine-tuned
-from a run of its own. After an interruption the same command continues.
+mechanisms share: so runs are compared in pairs. With several values of a setting, every mechanism is first trained in
+every setting with the first tuning seed, and in its `n_best` settings with the others; the lowest mean loss decides.
+Fresh seeds are then trained at each mechanism's best setting. After an interruption the same command continues.
 """
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 import json
+import math
+import os
 import statistics
+import subprocess
 import sys
+import textwrap
+import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
-from configurable import PositiveInt, UsageError, bind, check_ranges, one_of, run, show
-from lab.bench import Plan, training_steps
-from lab.charts import draw
-from lab.needles import find_needles, task_of
-from lab.runs import is_done, run_all
-from lab.show import THE_FOUR, table
-from lab.spread import spread
-from model import ATTENTION, GPTConfig
-from plumbing.checkpoint import load, load_model
-from plumbing.dataset import load_dataset
-from plumbing.files import locked, write_json
-from plumbing.machine import device_name, find_autocast, find_device
-from plumbing.run import command, provenance, read_metrics
-from train import check_options, preset, train
+from configurable import PositiveInt, Range, UsageError, bind, check, one_of, run, show, to_toml
+from lab.show import THE_FOUR, look, mean_and_interval, mean_and_sd, spread, table
+from model import ATTENTION, GPT, GPTConfig
+from plumbing.checkpoint import load, write_text
+from plumbing.machine import device_name, find_device, stop_signals
+from plumbing.run import ROOT, drawing, locked, provenance, read_metrics
+from prepare import load_dataset, same_data
+from train import preset, train
 
-Seeds = Annotated[tuple[int, ...], "at least 0 and less than 2^63"]
-Rates = Annotated[tuple[float, ...], "at least 0 and finite"]
+Seeds = Annotated[tuple[int, ...], Range(ge=0, lt=2**63)]
 CHOSEN_PER_RUN = {  # options of train.py, and what to give instead
     "attention": "give attentions",
     "seed": "give seeds",
     "overwrite": "leave it out",
 }
+DEFAULTS = {**dataclasses.asdict(GPTConfig()), **train.__kwdefaults__}
+NO_SETTINGS = {"attention", "seed", "out_dir", "overwrite", "device"}  # options that a record's `options` leave out
 
 
 def compare(
     *,
     attentions: tuple[str, ...] = THE_FOUR,  # mechanisms; each is compared with the first
     seeds: Seeds = (1, 2, 3, 4),  # every mechanism is trained once with each seed
-    learning_rates: Rates | None = None,  # rates to try with every mechanism; none: only --learning_rate
-    equal: Literal["tokens", "time"] = "tokens",  # equal for all runs; time: max_iters is of the first mechanism
+    learning_rates: Annotated[tuple[float, ...], Range(ge=0)] | None = None,  # tune among these values
+    init_stds: Annotated[tuple[float, ...], Range(gt=0)] | None = None,  # tune among these values
+    n_heads: Annotated[tuple[int, ...], Range(ge=1)] | None = None,  # tune among these values
+    tuning_seeds: Seeds = (101, 102, 103),  # seeds to tune with; every setting is trained with the first of them
+    n_best: PositiveInt = 3,  # settings per mechanism that are trained with the other tuning seeds, too
     jobs: PositiveInt = 1,  # runs at the same time, which share the cores
-    out_dir: str | None = None,  # folder of the runs, results.json and figures; none: out/compare-<dataset>
-    **options: train,  # and every option of train.py
+    out_dir: str | None = None,  # folder of the runs, runs.jsonl and figures; none: out/compare-<dataset>
+    **options: train,  # and every option of train.py; {seed} in --init_from is the run's seed
 ):
-    """Train several mechanisms with several seeds; tables go to the terminal, all else to out_dir. Returns the rows."""
-    check(attentions, seeds, learning_rates, equal, jobs, options)
-    settings = with_defaults({**options, "attention": attentions[0]})
-    check_options(settings)
-    device, rates = find_device(settings["device"]), learning_rates or (settings["learning_rate"],)
-    data = load_dataset(settings["dataset"], "cpu", settings["block_size"], settings["eval_tokens"])
-    task_of({"data": data.meta, "options": settings})  # damaged needles are reported now, not after the training
+    """Train several mechanisms with several seeds, and print a table. Returns its rows."""
+    lists = {"learning_rate": learning_rates, "init_std": init_stds, "n_head": n_heads}
+    grid = {name: values for name, values in lists.items() if values is not None}
+    check(compare, {"seeds": seeds, "tuning_seeds": tuning_seeds, "n_best": n_best, "jobs": jobs})
+    check_lists(attentions, seeds, tuning_seeds, grid, options)
+    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    for attention, setting in itertools.product(attentions, settings):
+        usual = with_defaults({**options, **setting, "attention": attention})  # a mistake is found before any training
+    device = find_device(usual["device"])
+    data = load_dataset(usual["dataset"], "cpu", usual["block_size"], usual["eval_tokens"])
     out = Path(out_dir or f"out/compare-{data.name}")
-    with locked(out / ".lock", f"comparing in {out}"):
-        steps = steps_of(attentions, equal, settings, device, jobs, out)
+    found = {}
+
+    def train_in(settings, seeds, purpose):
+        """Train {mechanism: settings}, every setting with every seed; returns {folder: record} of those that ended."""
         runs = {
-            f"{attention}-{rate!r}-{seed}": with_defaults(
-                {**options, "attention": attention, "learning_rate": rate, "seed": seed, "max_iters": steps[attention]}
-                | {"init_from": settings["init_from"].replace("{seed}", str(seed))}
-            )
+            name_of(attention, setting, seed): options_of_run(options, attention, setting, seed)
             for seed in seeds
-            for rate in rates
-            for attention in attentions  # the innermost loop: a machine that slows down slows down all mechanisms
+            for attention, setting in in_turns(settings)
         }
-        failed, signal = run_all(out, runs, data.meta, jobs)
-        rows = [result(out / name) for name in runs if is_done(out / name, runs[name], data.meta)]
-        summary = summarize(rows, attentions)
-        report = {"command": command(), "commit": provenance()["commit"], "device": device_name(device), "jobs": jobs}
-        report |= {"equal": equal, "table": summary, "failed": failed, "runs": rows}
-        write_json(out / "results.json", report)
-    if rows:
-        title = description(rows, device, jobs)
-        print_tables(title, summary)
-        draw(out, title, rows, summary)
-        print(f"\n{out}: results.json and figures")
-    for name, why in failed.items():
-        print(f"{name} failed: {why}")
-    if signal:
-        print(f"stopped, {len(runs) - len(rows)} runs left: the same command continues")
-        sys.exit(128 + signal)
-    if failed:
+        failed = train_all(out, runs, data.meta, jobs)
+        for name, why in failed.items():
+            print(f"{name} failed, and is left out: {why} ({out / name}.log)")
+        records = {out / name: record(out / name, out.name, purpose) for name in runs if name not in failed}
+        found.update(records)
+        write_text(out / "runs.jsonl", "".join(json.dumps(one, separators=(",", ":")) + "\n" for one in found.values()))
+        return records
+
+    with locked(out / ".lock", f"comparing in {out}"):
+        best = dict.fromkeys(attentions, settings)
+        if len(settings) > 1:
+            tried = train_in(best, tuning_seeds[:1], "tuning")
+            best = {attention: ranked(tried.values(), attention, grid)[:n_best] for attention in attentions}
+            tried |= train_in(best, tuning_seeds[1:], "tuning")
+            n = len(tuning_seeds)
+            best = {attention: ranked(tried.values(), attention, grid, n)[:1] for attention in attentions}
+            print(f"\nthe best of {len(settings)} settings per mechanism, tuned with seeds {show(tuning_seeds)}\n")
+            print(table([chosen_cells(attention, *best[attention], grid) for attention in attentions]))
+        records = train_in(best, seeds, "comparison")
+        rows = summarize(records.values(), attentions)
+        if rows:
+            at_once = f", {jobs} runs at a time" if jobs > 1 else ""
+            title = f"{description(usual, data, seeds)}; {device_name(device)}{at_once}"
+            print(f"\n{title}\n\n{table([cells(row, grid) for row in rows])}")
+            draw(out, title, records, attentions)
+            print(f"\n{out}: runs.jsonl and figures")
+    if len(records) < len(attentions) * len(seeds):
         sys.exit(1)
-    return summary
+    return rows
 
 
-def check(attentions, seeds, learning_rates, equal, jobs, options):
+def check_lists(attentions, seeds, tuning_seeds, grid, options):
     """Raises UsageError for what cannot be compared."""
     for name, instead in CHOSEN_PER_RUN.items():
         if name in options:
             raise UsageError(f"{name}: is chosen for every run; {instead}")
-    check_ranges(compare, {"seeds": seeds, "learning_rates": learning_rates, "jobs": jobs, **options})
-    for word in attentions:
-        one_of("attentions", word, ATTENTION)
-    for name, values in (("attentions", attentions), ("seeds", seeds), ("learning_rates", learning_rates or ())):
-        if len({*values}) < len(values):
-            raise UsageError(f"{name}={show(values)}: must not name one twice")
-    if options.get("gradient_accumulation_steps", 1) > 1 and equal == "time":
-        raise UsageError("equal=time measures a step of one micro-batch: gradient_accumulation_steps must be 1")
     if options.get("init_from") == "resume":
         raise UsageError("init_from=resume: the same command continues by itself; leave it out")
-    for attention in attentions:
-        with_defaults({**options, "attention": attention})
+    for word in attentions:
+        one_of("attentions", word, ATTENTION)
+    lists = {"attentions": attentions, "seeds": seeds, "tuning_seeds": tuning_seeds}
+    for name, values in {**lists, **{f"{name}s": values for name, values in grid.items()}}.items():
+        if not values or len({*values}) < len(values):
+            raise UsageError(f"{name}={show(values)}: must name at least one, and none twice")
+    if grid and (both := {*seeds} & {*tuning_seeds}):
+        raise UsageError(f"seeds={show(seeds)}: {min(both)} is also one of tuning_seeds, and would not be fresh")
 
 
 def with_defaults(options):
-    """All options of train.py, those not in `options` at their defaults. Raises UsageError for an impossible shape."""
+    """All options of train.py, those not in `options` at their defaults. Raises UsageError."""
     (model,), rest = bind(train, [], options)
-    return {**dataclasses.asdict(model), **train.__kwdefaults__, **rest}
+    return {**dataclasses.asdict(model), **check(train, {**train.__kwdefaults__, **rest})}
 
 
-# ---------------------------------------------------------------------------- equal time
+def options_of_run(options, attention, setting, seed):
+    """All options of one run but its out_dir."""
+    options = with_defaults({**options, **setting, "attention": attention, "seed": seed})
+    return options | {"init_from": options["init_from"].replace("{seed}", str(seed))}
 
 
-def steps_of(attentions, equal, settings, device, jobs, out):
-    """{mechanism: max_iters}. For equal time a step of each mechanism is measured once, and kept in steps.json.
+def name_of(attention, setting, seed):
+    """The folder of a run: vanilla-1 or, where something is tuned, vanilla-learning_rate=0.001-n_head=4-1."""
+    return "-".join([attention, *(f"{name}={show(value)}" for name, value in setting.items()), str(seed)])
 
-    Raises UsageError where steps.json was measured for other mechanisms, jobs or options.
+
+def in_turns(settings):
+    """(mechanism, setting) of {mechanism: settings}; mechanisms take turns: whatever slows down slows down all."""
+    for some in itertools.zip_longest(*settings.values()):
+        yield from ((name, one) for name, one in zip(settings, some, strict=True) if one is not None)
+
+
+# ---------------------------------------------------------------------------- runs
+
+
+def train_all(out, runs, meta, jobs):
+    """Train those of `runs`, {name: options}, that are not complete, `jobs` at a time, each into out/<name>.
+
+    Returns {name: why} of those that failed. After a signal the runs save, and the program ends. Raises UsageError
+    where a folder has another run.
     """
-    max_iters, path = settings["max_iters"], out / "steps.json"
-    if equal == "tokens":
-        return dict.fromkeys(attentions, max_iters)
-    asked = json.loads(json.dumps({"attentions": attentions, "jobs": jobs, "settings": settings}))
-    if path.exists():
+    waiting = [name for name, options in runs.items() if not is_done(out / name, options, meta)]
+    running, failed, told = {}, {}, False
+    steps = sum(options["max_iters"] for options in runs.values())
+    with stop_signals() as signals, tqdm(total=steps, unit="step", disable=None) as bar:
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            steps = [saved["steps"][name] for name in attentions]
-            same = saved["asked"] == asked and all(type(n) is int and n > 0 for n in steps)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            same = False
-        if not same:
-            raise UsageError(f"{path} is of other mechanisms, jobs or options: choose another --out_dir, or remove it")
-        return saved["steps"]
-    ms = milliseconds_per_step(attentions, settings, device, jobs)
-    steps = {name: max(1, round(max_iters * ms[attentions[0]] / ms[name])) for name in attentions}
-    write_json(path, {"asked": asked, "steps": steps})
-    return steps
+            while running or (waiting and not signals):
+                free = (name for name in waiting if is_free(out / name))
+                for name in [*itertools.islice(free, jobs - len(running))] if not signals else ():
+                    waiting.remove(name)
+                    running[name] = begin(out / name, runs[name], jobs)
+                if signals and not told:  # only once: a second signal would kill them
+                    told = [child.terminate() for child in running.values()]
+                for name in [name for name, child in running.items() if child.poll() is not None]:
+                    if (code := running.pop(name).returncode) and not signals:
+                        killed = f"killed by signal {-code}, after: " if code < 0 else ""
+                        failed[name] = killed + last_line(out / f"{name}.log")
+                bar.n = sum(steps_done(out / name) for name in runs)
+                bar.set_description(" ".join(running) or "waiting for a run that another process trains")
+                time.sleep(0.2)
+        finally:
+            for child in running.values():
+                child.kill()
+    if signals:
+        left = sum(not is_done(out / name, options, meta) for name, options in runs.items())
+        print(f"stopped, {left} of {len(runs)} runs are left: the same command continues")
+        sys.exit(128 + max(signals))
+    return failed
 
 
-def milliseconds_per_step(attentions, settings, device, jobs):
-    """{mechanism: median milliseconds of a training step}; the mechanisms take turns."""
-    shape = GPTConfig(**{field.name: settings[field.name] for field in dataclasses.fields(GPTConfig)})
-    compiled = settings["compile"] is True or (settings["compile"] == "auto" and device.type == "cuda")
-    paths, modes = ("fused" if shape.fused else "explicit",), ("compiled" if compiled else "eager",)
-    plan = Plan(attentions, paths, modes, 40, 1, device, find_autocast(settings["dtype"], device), None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // jobs))  # as many as each run will have
-    rows = list(training_steps(plan, shape, shape.block_size, settings["batch_size"] * shape.block_size))
-    torch.set_num_threads(threads)
-    for row in rows:
-        if "failed" in row:
-            raise UsageError(f"equal=time: a step of {row['attention']} cannot be measured ({row['failed']})")
-    return {row["attention"]: row["milliseconds"][1] for row in rows}
+def begin(folder, options, jobs):
+    """The process that trains into `folder`, or resumes the run there. Its output goes to <folder>.log."""
+    settings, log = folder.with_name(f"{folder.name}.toml"), folder.with_name(f"{folder.name}.log")
+    write_text(settings, to_toml({**options, "out_dir": folder.as_posix()}))
+    mode = "--init_from=resume" if (folder / "ckpt.pt").exists() else "--overwrite=true"
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))} if jobs > 1 else {}
+    with open(log, "wb") as output:  # in a session of its own: Ctrl-C reaches this process alone, which passes it on
+        return subprocess.Popen(
+            [sys.executable, ROOT / "train.py", settings, mode],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **threads},
+            start_new_session=True,
+        )
+
+
+def is_done(folder, options, meta):
+    """Whether the run in `folder` is complete. Raises UsageError where it is of other options, data or code."""
+    if not (folder / "ckpt.pt").exists():
+        return False
+    saved, names = load(folder / "ckpt.pt"), options.keys() - {"out_dir", "overwrite"}
+    before, wanted = saved["options"], options | {"vocab_size": max(options["vocab_size"], meta["vocab_size"])}
+    other = [f"{k} {show(before.get(k))} -> {show(wanted[k])}" for k in sorted(names) if before.get(k) != wanted[k]]
+    other += [same_data(saved["data"], meta)]
+    other += ["other code"] * (saved["code"] != provenance(options["attention"])["code"])
+    if other := ", ".join(filter(None, other)):
+        raise UsageError(f"{folder} has another run ({other}): choose another --out_dir")
+    last = (read_metrics(folder / "metrics.jsonl") or [{}])[-1]
+    return last.get("step") == options["max_iters"] and "val_loss" in last
+
+
+def is_free(folder):
+    """Whether nobody trains there: a run outlives a comparison that was killed."""
+    with contextlib.suppress(UsageError), locked(folder / ".lock", f"training in {folder}"):
+        return True
+    return False
+
+
+def steps_done(folder):
+    """Steps in the metrics of a run: its lines but the last one, which has the evaluation at the end."""
+    with contextlib.suppress(OSError):
+        return max(0, (folder / "metrics.jsonl").read_bytes().count(b"\n") - 1)
+    return 0
+
+
+def last_line(log):
+    """The last line that a run has printed."""
+    return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-1]
 
 
 # ---------------------------------------------------------------------------- statistics
 
 
-def result(folder):
-    """The numbers of the run in `folder`; needles are looked for with its best checkpoint."""
+def record(folder, experiment, purpose):
+    """The line of runs.jsonl for the run in `folder`; options are those that are not train.py's defaults."""
     saved, rows = load(folder / "ckpt.pt"), read_metrics(folder / "metrics.jsonl")
-    gpt, evaluations = load_model(folder)[0], [row for row in rows if "val_loss" in row]
-    task = task_of(saved)
-    watched = {name: [row[name] for row in evaluations] for name in gpt.blocks[0].attention.watch}
-    accuracies = [row["accuracy"] for row in evaluations if "accuracy" in row]
+    config, rows = GPTConfig(**saved["config"]), [row for row in rows if "val_loss" in row]
+    with torch.device("meta"):
+        gpt = GPT(config)
+    known = {name: digits for name, digits in (("step", 0), ("val_loss", 6), ("accuracy", 4)) if name in rows[-1]}
     return {
-        **{name: saved["options"][name] for name in ("attention", "learning_rate", "seed", "dataset", "max_iters")},
-        "val_loss": min(row["val_loss"] for row in evaluations),
-        "last_val_loss": evaluations[-1]["val_loss"],
-        "steps": [row["step"] for row in evaluations],
-        "val_losses": [row["val_loss"] for row in evaluations],
-        **watched,
-        **({"accuracies": accuracies} if accuracies else {}),
-        **({"needles": find_needles(gpt, **task)} if task else {}),
-        "seconds": saved["seconds"],
+        "experiment": experiment,
+        "purpose": purpose,
+        "attention": config.attention,
+        "seed": saved["options"]["seed"],
+        "options": {k: v for k, v in saved["options"].items() if k not in NO_SETTINGS and v != DEFAULTS[k]},
+        "commit": saved["commit"] and saved["commit"][:7] + "-dirty" * saved["commit"].endswith("-dirty"),
+        "torch": saved["versions"]["torch"].partition("+")[0],
         "parameters": gpt.n_params(),
         "flops_per_token": sum(gpt.flops_per_token()),
-        **{name: saved[name] for name in ("config", "data", "commit", "versions")},
+        "seconds": max(0.1, round(saved["seconds"], 1)),
+        "best": round(min(row["val_loss"] for row in rows), 6),
+        "final": round(rows[-1]["val_loss"], 6),
+        "evaluations": {name: [round(row[name], digits) for row in rows] for name, digits in known.items()},
+        **{
+            name: [round(statistics.fmean(layer), 4) for layer in rows[-1][name]]
+            for name in gpt.blocks[0].attention.watch
+        },
     }
 
 
-def summarize(rows, attentions):
-    """A row for every mechanism and learning rate: loss over seeds, and in pairs its difference to the first mechanism.
+def ranked(records, attention, grid, n_seeds=1):
+    """The settings of `grid` that n_seeds runs of a mechanism have finished, the lowest mean of best losses first.
 
-    Of several rates each mechanism's best, among those that no seed failed with, is marked, and compared with the best
-    of the first mechanism.
+    Raises UsageError where there is none.
     """
-    rates, all_seeds = list(dict.fromkeys(row["learning_rate"] for row in rows)), {row["seed"] for row in rows}
-    runs = {
-        (a, r): [x for x in rows if (x["attention"], x["learning_rate"]) == (a, r)] for a in attentions for r in rates
-    }
-    best = best_rates(runs, all_seeds)
-    summary = []
-    for (attention, rate), mine in runs.items():
+    losses = {}
+    for one in records:
+        if one["attention"] == attention:
+            losses.setdefault(tuple(option(one, name) for name in grid), []).append(one["best"])
+    means = {values: statistics.fmean(found) for values, found in losses.items() if len(found) == n_seeds}
+    if not means:
+        raise UsageError(f"{attention}: no setting is left, a run of each has failed")
+    return [dict(zip(grid, values, strict=True)) for values in sorted(means, key=means.get)]
+
+
+def option(one, name):
+    """The value of an option of train.py in a record."""
+    return one["options"].get(name, DEFAULTS[name])
+
+
+def summarize(records, attentions):
+    """A row per mechanism: `spread` over seeds of its best loss, and of its paired difference to the first."""
+    by_seed = {name: {one["seed"]: one for one in records if one["attention"] == name} for name in attentions}
+    all_seeds, first, rows = {seed for mine in by_seed.values() for seed in mine}, by_seed[attentions[0]], []
+    for name, mine in by_seed.items():
         if not mine:
             continue
-        first, is_best = attentions[0], best.get(attention) == rate
-        base_rate = best.get(first, rate) if is_best else rate
-        both = [*mine, *runs[first, base_rate]] if attention != first else mine
-        row = {"attention": attention, "learning_rate": rate, "best": is_best, "steps": mine[0]["max_iters"]}
-        row |= {"seeds": [x["seed"] for x in mine], "missing": sorted(all_seeds - {x["seed"] for x in mine})}
-        row["val_loss"] = spread([x["val_loss"] for x in mine])
-        if pairs := pairs_of(both, attention, first):
-            if attention != first:
-                row |= {"to_learning_rate": base_rate, "pairs": differences(both, attention, first)}
-                row["difference"] = paired(both, attention, first)
-            row["time_ratio"] = spread([x["seconds"] / other["seconds"] for x, other in pairs])
-        if "accuracies" in mine[0]:
-            row["accuracy"] = spread([x["accuracies"][-1] for x in mine])
-            row["solved_at"] = [solved_at(x) for x in mine]
-        if "needles" in mine[0]:
-            row |= summarize_needles([x["needles"] for x in mine])
-        summary.append(row | {name: mine[0][name] for name in ("parameters", "flops_per_token")})
-    return summary
+        some, pairs = next(iter(mine.values())), [(one, first[seed]) for seed, one in mine.items() if seed in first]
+        row = {"attention": name, "options": some["options"], "parameters": some["parameters"]}
+        row |= {"missing": sorted(all_seeds - mine.keys()), "loss": spread([one["best"] for one in mine.values()])}
+        if pairs:
+            row["time"] = spread([one["seconds"] / base["seconds"] for one, base in pairs])
+        if pairs and name != attentions[0]:
+            row["difference"] = spread([one["best"] - base["best"] for one, base in pairs])
+        if "accuracy" in some["evaluations"]:
+            row["accuracy"] = spread([one["evaluations"]["accuracy"][-1] for one in mine.values()])
+            row["solved_at"] = [solved_at(one) for one in mine.values()]
+        rows.append(row)
+    return rows
 
 
-def best_rates(runs, seeds):
-    """{mechanism: learning rate} with the lowest mean loss, among those whose runs have all the seeds."""
-    means = {}
-    for (attention, rate), mine in runs.items():
-        if {x["seed"] for x in mine} == seeds:
-            means.setdefault(attention, {})[rate] = statistics.fmean(x["val_loss"] for x in mine)
-    return {attention: min(mean, key=mean.get) for attention, mean in means.items()}
-
-
-def pairs_of(rows, attention, base):
-    """Pairs (run of `attention`, run of `base`) with the same seed. Raises ValueError for several learning rates."""
-    by_seed = []
-    for name in (attention, base):
-        mine = [row for row in rows if row["attention"] == name]
-        if len({row["learning_rate"] for row in mine}) > 1:
-            raise ValueError(f"{name} has several learning rates: choose one")
-        by_seed.append({row["seed"]: row for row in mine})
-    return [(row, by_seed[1][seed]) for seed, row in by_seed[0].items() if seed in by_seed[1]]
-
-
-def differences(rows, attention, base):
-    """{seed: val_loss of `attention` − that of `base`} for the seeds that both have. rows: `runs` of a results.json."""
-    return {x["seed"]: x["val_loss"] - other["val_loss"] for x, other in pairs_of(rows, attention, base)}
-
-
-def paired(rows, attention, base):
-    """`spread` of these differences. Raises ValueError where there is none."""
-    if not (values := differences(rows, attention, base)):
-        raise ValueError(f"{attention} and {base} have no seed in common")
-    return spread([*values.values()])
-
-
-def solved_at(run, accuracy=0.99):
-    """The step of the first evaluation of a run of `runs` with that accuracy; None where there is none."""
-    return next((step for step, a in zip(run["steps"], run["accuracies"], strict=True) if a >= accuracy), None)
-
-
-def summarize_needles(runs):
-    """Exact answers by number of needles, and where heads look while they answer, over runs."""
-    n_needles, kinds = len(runs[0]["by_n"]), ("answer", "other needles", "filler", "query")
-    shares = [{kind: statistics.fmean(row[kind] for row in run["attention"]) for kind in kinds} for run in runs]
-    return {
-        "exact": [spread([run["by_n"][i]["exact"] for run in runs]) for i in range(n_needles)],
-        "looked_at": {kind: spread([share[kind] for share in shares]) for kind in kinds},
-    }
+def solved_at(one, accuracy=0.99):
+    """The step of a run's first evaluation with that accuracy, or None."""
+    steps, accuracies = one["evaluations"]["step"], one["evaluations"]["accuracy"]
+    return next((step for step, found in zip(steps, accuracies, strict=True) if found >= accuracy), None)
 
 
 # ---------------------------------------------------------------------------- tables
 
 
-def print_tables(title, summary):
-    """Print what `summarize` returns."""
-    several_rates = len({row["attention"] for row in summary}) < len(summary)
-    print(f"\n{title}\n\n{table([loss_cells(row, several_rates) for row in summary])}")
-    if "exact" in summary[0]:
-        print("\nqueries answered exactly, and shares of |a| in the rows that answer (mean over all heads)\n")
-        print(table([needles_cells(row) for row in summary]))
+def chosen_cells(attention, setting, grid):
+    """A row of the table of best settings; says what lies on an edge of the grid: a wider grid may have a better."""
+    edge = [name for name, value in setting.items() if value in (min(grid[name]), max(grid[name]))]
+    return {"attention": attention} | setting | {"on the grid's edge": ", ".join(edge)}
 
 
-def loss_cells(row, several_rates=False):
-    """A row of `summarize` as {column: text}; of several learning rates the best is marked."""
-    val, difference, ratio = row["val_loss"], row.get("difference"), row.get("time_ratio")
-    rate = f"{row['learning_rate']:g}" + (", best" if row["best"] and several_rates else "")
-    cells = {"attention": row["attention"], "learning rate": rate, "steps": row["steps"]}
-    cells["best val loss, mean ± sd"] = f"{val['mean']:.4f} ± {val['sd']:.4f}" if "sd" in val else f"{val['mean']:.4f}"
-    if row["missing"]:
-        cells["best val loss, mean ± sd"] += f" (without seed {', '.join(map(str, row['missing']))})"
-    cells["seeds"] = val["n"]
-    cells["paired difference, 95 % interval"] = ""
-    if difference:
-        interval = f"± {difference['half']:.4f}" if "half" in difference else "(one seed: no interval)"
-        cells["paired difference, 95 % interval"] = f"{difference['mean']:+.4f} {interval}"
-    cells |= accuracy_cells(row) | {"time": mean_and_sd(ratio) if ratio else ""}
-    return cells | {"parameters": f"{row['parameters']:,}", "MFLOP per token": f"{row['flops_per_token'] / 1e6:.2f}"}
+def cells(row, grid):
+    """A row of `summarize` as {column: text}."""
+    missing = f" (without seed {show(tuple(row['missing']))})" if row["missing"] else ""
+    found = {"attention": row["attention"]} | {name: show(option(row, name)) for name in grid}
+    found["best val loss, mean ± sd"] = mean_and_sd(row["loss"], 4) + missing
+    found["seeds"] = row["loss"]["n"]
+    found["difference, 95 % interval"] = mean_and_interval(row["difference"]) if "difference" in row else ""
+    if "accuracy" in row:
+        found["accuracy at the end"] = mean_and_sd(row["accuracy"])
+        found["step with 99 %, per seed"] = " ".join("–" if at is None else str(at) for at in row["solved_at"])
+    return found | {"time": mean_and_sd(row["time"]) if "time" in row else "", "parameters": f"{row['parameters']:,}"}
 
 
-def accuracy_cells(row):
-    """For a task: the accuracy after the last step, and at which step it was 99 %, per seed; `–` where it never was."""
-    if "accuracy" not in row:
-        return {}
-    steps = " ".join("–" if step is None else str(step) for step in row["solved_at"])
-    return {"accuracy at the end, mean ± sd": mean_and_sd(row["accuracy"]), "99 % at step, per seed": steps}
+def description(options, data, seeds):
+    """What was compared, for the head of the table and the title of a figure."""
+    size = f"{options['n_layer']} layers of {options['n_embd']}, {options['max_iters']} steps of "
+    size += f"{options['batch_size'] * options['gradient_accumulation_steps']} windows of {options['block_size']}"
+    return f"{data.name} ({data.meta['tokenizer']}), {size}, seeds {show(seeds)}"
 
 
-def needles_cells(row):
-    """The same for needles: queries answered exactly, by number of needles, and where heads look."""
-    numbers = {f"N = {i}": exact for i, exact in enumerate(row["exact"], 1)}
-    numbers |= {f"on {kind}": share for kind, share in row["looked_at"].items()}
-    cells = {"attention": row["attention"], "learning rate": f"{row['learning_rate']:g}"}
-    return cells | {name: mean_and_sd(number) for name, number in numbers.items()}
+# ---------------------------------------------------------------------------- figures
 
 
-def mean_and_sd(number):
-    """A `spread` as text."""
-    return f"{number['mean']:.2f}" + (f" ± {number['sd']:.2f}" if "sd" in number else "")
+def draw(out, title, records, attentions):
+    """loss.png, of a task accuracy.png, and a figure for each kind of learned numbers: lam.png, g.png …."""
+    folders = {name: [f for f, one in records.items() if one["attention"] == name] for name in attentions}
+    runs = {name: [records[folder] for folder in mine] for name, mine in folders.items() if mine}
+    losses = functools.partial(draw_curves, runs, "val_loss", "validation loss (nats per token)")
+    draw_figure(out / "loss.png", title, [losses, functools.partial(draw_pairs, runs)])
+    if "accuracy" in next(iter(records.values()))["evaluations"]:
+        draw_figure(out / "accuracy.png", title, [functools.partial(draw_curves, runs, "accuracy", "accuracy")])
+    for name in dict.fromkeys(name for attention in runs for name in ATTENTION[attention].watch):
+        watching = [attention for attention in runs if name in ATTENTION[attention].watch]
+        panels = [functools.partial(draw_watched, attention, folders[attention], name) for attention in watching]
+        draw_figure(out / f"{name}.png", title, panels)
 
 
-def description(rows, device, jobs):
-    """What was compared, for the head of a table and the title of a figure."""
-    config, data = rows[0]["config"], rows[0]["data"]
-    seeds = ", ".join(map(str, dict.fromkeys(row["seed"] for row in rows)))
-    maps = " or ".join(map(str, sorted({row["config"]["n_head"] for row in rows})))
-    size = f"{config['n_layer']} layer{'s' * (config['n_layer'] > 1)} of {config['n_embd']}, {maps} maps each"
-    what = f"{Path(rows[0]['dataset']).name} ({data['tokenizer']}), {size}, windows of {config['block_size']}"
-    return f"{what}, seeds {seeds}; {device_name(device)}{f' for {jobs} runs at a time' if jobs > 1 else ''}"
+def draw_figure(path, title, panels):
+    """Write a figure with `panels`, functions that draw into axes, at most four side by side."""
+    columns, rows = min(4, len(panels)), math.ceil(len(panels) / 4)
+    with drawing(path, 5 * columns + 1.5, 4.8 * rows, rows, columns) as (figure, all_axes):
+        for axes, panel in zip(all_axes, panels, strict=False):
+            panel(axes)
+            axes.grid(alpha=0.3)
+        for axes in all_axes[len(panels) :]:
+            axes.set_visible(False)
+        figure.suptitle(textwrap.fill(title, 75 * columns), fontsize=9, parse_math=False)
+
+
+def draw_curves(runs, name, label, axes):
+    """A number over a run: a thin line per seed, a thick one for their mean. Losses begin after the first step."""
+    for attention, mine in runs.items():
+        steps, curves = mine[0]["evaluations"]["step"], np.array([one["evaluations"][name] for one in mine])
+        first, style = int(name == "val_loss" and len(steps) > 1), look(attention)
+        axes.plot(steps[first:], curves[:, first:].T, color=style["color"], lw=0.8, alpha=0.5)
+        axes.plot(steps[first:], curves[:, first:].mean(0), label=attention, lw=2, ms=5, **style)
+    axes.set(xlabel="step", ylabel=label, title="seeds, and their mean")
+    axes.legend()
+
+
+def draw_pairs(runs, axes):
+    """Every seed's difference to the first mechanism, their mean and its 95 % interval."""
+    (first, base), *others = runs.items()
+    losses = {one["seed"]: one["best"] for one in base}
+    for i, (name, mine) in enumerate(others):
+        style, pairs = look(name), [one["best"] - losses[one["seed"]] for one in mine if one["seed"] in losses]
+        axes.plot([i - 0.15] * len(pairs), pairs, ls="", marker=style["marker"], mfc="none", color=style["color"])
+        if len(pairs) > 1:
+            difference = spread(pairs)
+            axes.errorbar(i + 0.15, difference["mean"], difference["half"], marker="_", capsize=5, color=style["color"])
+    axes.axhline(0, color="0.4", lw=0.8)
+    axes.set_xticks(range(len(others)), [name for name, _ in others], rotation=30 * (len(others) > 4))
+    axes.set(xlim=(-0.6, max(1, len(others)) - 0.4), title="pairs of the same seed; mean, 95 % interval")
+    axes.set_ylabel(f"best val loss − that of {first} (nats per token)")
+
+
+def draw_watched(attention, folders, name, axes):
+    """A learned number of each layer over a run, its mean over heads: a thin line per seed, a thick mean."""
+    runs = [[row for row in read_metrics(folder / "metrics.jsonl") if name in row] for folder in folders]
+    steps, curves = [row["step"] for row in runs[0]], [[[*map(np.mean, row[name])] for row in rows] for rows in runs]
+    for i, layer in enumerate(np.array(curves).transpose(2, 1, 0)):  # steps × seeds
+        axes.plot(steps, layer, color=f"C{i % 10}", lw=0.8, alpha=0.5)
+        axes.plot(steps, layer.mean(1), color=f"C{i % 10}", lw=2, marker="osD^v<>"[i % 7], label=f"layer {i}")
+    axes.set(xlabel="step", ylabel={"lam": "λ"}.get(name, name), title=f"{attention}: seeds, and their mean")
+    axes.legend()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
-"""How results are shown: one kind of table, and one look for each mechanism in every figure."""
+"""How results are shown: one kind of table, one kind of interval, and one look for each mechanism in every figure."""
 
+import functools
+import math
+import statistics
 import zlib
+
+import numpy as np
 
 THE_FOUR = ("vanilla", "softmax1", "temperature", "differential")  # the mechanisms of model.py, without ideas/
 
@@ -32,3 +37,33 @@ def look(name):
     else:
         color, marker, line = 5 + number % 5, 5 + number // 5 % 8, number // 40
     return {"color": f"C{color}", "marker": "osD^xvP*<>Xhd"[marker], "ls": ("-", "--", "-.", ":")[line % 4]}
+
+
+# ---------------------------------------------------------------------------- statistics
+
+
+def spread(values):
+    """{n, mean, sd, half}: mean ± half is its 95 % interval (Student's t). One value has neither sd nor half."""
+    n, mean = len(values), statistics.fmean(values)
+    if n < 2:
+        return {"n": n, "mean": mean}
+    sd = statistics.stdev(values)
+    return {"n": n, "mean": mean, "sd": sd, "half": student(n - 1) * sd / math.sqrt(n)}
+
+
+@functools.cache
+def student(freedom):
+    """The 97.5th percentile of Student's t. With t = √freedom tan θ its density is cos(θ)^(freedom − 1)."""
+    theta = np.linspace(0, math.pi / 2, 1_000_001)
+    share = np.cumsum(np.cos(theta) ** (freedom - 1))
+    return math.sqrt(freedom) * math.tan(np.interp(0.95 * share[-1], share, theta))
+
+
+def mean_and_sd(number, digits=2):
+    """A `spread` as text: mean ± standard deviation."""
+    return f"{number['mean']:.{digits}f}" + (f" ± {number['sd']:.{digits}f}" if "sd" in number else "")
+
+
+def mean_and_interval(number, digits=4):
+    """A `spread` of differences as text: signed mean ± half of the 95 % interval."""
+    return f"{number['mean']:+.{digits}f} " + (f"± {number['half']:.{digits}f}" if "half" in number else "(one seed)")

@@ -1,22 +1,16 @@
-"""What differs between machines: devices, number formats, compilers, memory; and how one asks a program to stop."""
+"""What differs between machines: devices, number formats, compilers, memory, signals, and several processes at once."""
 
 import contextlib
-import inspect
+import errno
 import os
 import signal
 import sys
 import warnings
 
 import torch
+import torch.distributed as dist
 
-from configurable import UsageError, is_out_of_memory
-from plumbing import ranks
-
-
-def use_deterministic_kernels():
-    """From now on take only kernels that give the same numbers every time."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-    torch.use_deterministic_algorithms(True)
+from configurable import UsageError
 
 
 def find_device(name):
@@ -28,12 +22,11 @@ def find_device(name):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            one = torch.ones(1, device=name)
-        assert one.item() == 1, "it does not compute"
-        return one.device
-    except (RuntimeError, AssertionError, ImportError) as error:
+            return torch.ones(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
-        raise UsageError(f"device={name}: {reason}; auto, cpu, cuda, cuda:1 and mps are examples") from None
+        hint = " (did you mean cuda?)" if name == "gpu" else ""
+        raise UsageError(f"device={name}{hint}: must be auto, cpu, cuda, cuda:1, mps ...; {reason}") from None
 
 
 def find_autocast(dtype, device):
@@ -45,75 +38,78 @@ def find_autocast(dtype, device):
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
+def use_deterministic_kernels():
+    """From now on take only kernels that give the same numbers every time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(True)
+
+
 def device_name(device):
     """The name of a device as a person knows it: "NVIDIA H100 80GB HBM3", "cpu, 2 threads", "2 x cpu, 1 thread"."""
-    each = f"{ranks.count()} x " if ranks.count() > 1 else ""
+    each = f"{count()} x " if count() > 1 else ""
     if device.type == "cuda":
         return each + torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{each}{device.type}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def compiled(net, compile, autocast, example):
-    """(compiled net, "compiled") where that is wanted and works on `example`, x and y; else (net, "eager")."""
-    device = next(net.parameters()).device
-    if compile is False or (compile == "auto" and device.type != "cuda"):
-        return net, "eager"
+def compiled(gpt, compile, autocast, example):
+    """(compiled gpt, "compiled") where that is wanted and works on `example`, x and y; else (gpt, "eager")."""
+    if compile is False or (compile == "auto" and gpt.device.type != "cuda"):
+        return gpt, "eager"
     try:
-        fast = torch.compile(net)
+        fast = torch.compile(gpt)
         with autocast:
-            loss = fast(*(z.to(device) for z in example))
+            loss = fast(*(z.to(gpt.device) for z in example))
         loss.backward()
         return fast, "compiled"
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # no C++ compiler, an old GPU: whatever it is, the plain model runs
-        if ranks.rank() == 0:
+        if rank() == 0:
             reason = str(error).strip().partition("\n")[0]
             print(f"torch.compile failed ({type(error).__name__}: {reason}); training without it")
-        return net, "eager"
+        return gpt, "eager"
     finally:
-        net.zero_grad()
+        gpt.zero_grad()
+
+
+# ---------------------------------------------------------------------------- what may go wrong
 
 
 @contextlib.contextmanager
-def explain_failures(options):
-    """Turns running out of memory or disk into a UsageError that says what to halve, and what is left."""
+def advice(options):
+    """Turns running out of memory or disk into a UsageError that says what to halve, or what is left."""
     try:
         yield
-    except BrokenPipeError:  # of the terminal, not of the disk
-        raise
+    except (MemoryError, torch.OutOfMemoryError):
+        raise UsageError(
+            f"out of memory: halve batch_size={options['batch_size']} and double gradient_accumulation_steps="
+            f"{options['gradient_accumulation_steps']}, for the same batch in smaller parts; or halve block_size="
+            f"{options['block_size']} or n_embd={options['n_embd']}"
+        ) from None
     except OSError as error:
-        out = options["out_dir"]
-        raise UsageError(
-            f"cannot write {error.filename or out}: {error.strerror}; what was saved in {out} is intact"
-        ) from None
-    except Exception as error:
-        if not is_out_of_memory(error):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise
-        raise UsageError(
-            f"out of memory: halve batch_size={options['batch_size']} (and double "
-            f"gradient_accumulation_steps={options['gradient_accumulation_steps']}: the same batch in smaller parts), "
-            f"block_size={options['block_size']} or n_embd={options['n_embd']}"
-        ) from None
+        out = options["out_dir"]
+        raise UsageError(f"cannot write to {out}: {error.strerror}; what was saved there is intact") from None
 
 
 @contextlib.contextmanager
 def stop_signals():
     """A list to which every SIGINT, SIGTERM and SIGHUP is added, for a loop to see; a second SIGINT interrupts at once.
 
-    A closed terminal may send several SIGHUP, and none of them ends the process. Nor does a second SIGINT under
-    torchrun, which repeats what the terminal has sent already; half a minute later it kills.
+    Under torchrun, which repeats to its processes what the terminal has sent already, a second SIGINT is ignored.
     """
-    seen, before, several = [], {}, ranks.count() > 1
+    seen, before = [], {}
 
     def note(signum, frame):
         seen.append(signum)
-        if len(seen) == 1 and ranks.rank() == 0:
-            hint = "" if several else "; Ctrl-C stops at once, without saving"
+        if len(seen) == 1 and rank() == 0:
+            hint = "" if count() > 1 else "; Ctrl-C again stops at once, without saving"
             with contextlib.suppress(OSError):  # a closed terminal
-                os.write(2, f"\nstopping after this step{hint}\n".encode())
-        if signal.SIGINT in before and not several:
+                os.write(2, f"\nstopping and saving{hint}\n".encode())
+        if signum == signal.SIGINT and count() == 1:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     with contextlib.suppress(ValueError):  # outside the main thread there are no signals to take
@@ -128,7 +124,7 @@ def stop_signals():
 
 
 def print_if_possible(text, write=print):
-    """Print a line; where nobody can read it any more (a closed terminal or pipe), this and all later ones are lost."""
+    """Print a line; where nobody can read it any more, as in a closed terminal, this and all later ones are lost."""
     try:
         write(text)
         sys.stdout.flush()
@@ -136,11 +132,81 @@ def print_if_possible(text, write=print):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class AdamW(torch.optim.AdamW):
-    """torch's AdamW without its decorators: they import torch's compiler, which takes as long as torch itself."""
+# ---------------------------------------------------------------------------- the processes that torchrun starts
 
-    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
-    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+def connect(device, gradient_accumulation_steps):
+    """Connect the processes that torchrun started, ranks 0 to N − 1, if it did. Raises UsageError."""
+    n = int(os.environ.get("WORLD_SIZE", 1))
+    if gradient_accumulation_steps % n:
+        raise UsageError(
+            f"gradient_accumulation_steps={gradient_accumulation_steps}: {n} processes share a step's forward passes, "
+            f"so it must be a multiple of {n}"
+        )
+    if n > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+
+
+def disconnect():
+    """Wait for all ranks, then disconnect: if one of them exits earlier, torchrun kills the others."""
+    if dist.is_initialized():
+        largest(0)
+        dist.destroy_process_group()
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def total(number):
+    """The sum of a number over all ranks."""
+    return reduced(number, dist.ReduceOp.SUM)
+
+
+def largest(number):
+    """The maximum of a number over all ranks."""
+    return reduced(number, dist.ReduceOp.MAX)
+
+
+def reduced(number, operation):
+    if count() == 1:
+        return number
+    tensor = torch.tensor(number, dtype=torch.float64 if isinstance(number, float) else torch.int64)
+    dist.all_reduce(tensor, operation)
+    return tensor.item()
+
+
+def share(rows):
+    """This rank's rows of a batch."""
+    n = len(rows)
+    return rows[rank() * n // count() : (rank() + 1) * n // count()]
+
+
+def average_gradients(gpt):
+    """Replace every gradient by its mean over all ranks."""
+    if count() > 1:
+        gradients = [p.grad for p in gpt.parameters() if p.grad is not None]
+        mean = torch.cat([gradient.flatten() for gradient in gradients]) / count()
+        dist.all_reduce(mean)
+        for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+@contextlib.contextmanager
+def rank_0_first():
+    """Rank 0 does what is inside before the others do. Where it fails the others exit silently: it has said why."""
+    failed = 1
+    try:
+        if rank() > 0 and largest(0):
+            sys.exit(2)
+        yield
+        failed = 0
+    finally:
+        if rank() == 0:
+            largest(failed)

@@ -6,9 +6,9 @@ loss.png   the losses, drawn
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import inspect
+import io
 import json
 import math
 import os
@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-import tomllib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +25,12 @@ from tqdm import tqdm
 
 from configurable import UsageError, nearest, to_toml
 from model import ATTENTION
-from plumbing import ranks
-from plumbing.checkpoint import fill, is_finite, is_intact, load, save
-from plumbing.dataset import mismatch
-from plumbing.figure import new_figure, plain, write_figure
-from plumbing.files import locked, real, sync, write_text
-from plumbing.machine import print_if_possible
+from plumbing import machine
+from plumbing.checkpoint import is_intact, load, save, sync, write_atomic, write_text
+from prepare import same_data
 
 ROOT = Path(__file__).parent.parent
-FILES = ("ckpt.pt", "best.pt", "metrics.jsonl", "loss.png", "config.toml")
-WEIGHTS_DEPEND_ON = ("attention", "vocab_size", "n_layer", "n_head", "n_embd", "tokenizer")
-RESUMABLE = {"seconds": 0.0, "optimizer": {}, "options": {"init_from": ""}}  # what is in ckpt.pt besides
-BEST = {"step": 0, "val_loss": 0.0, "val_bits_per_byte": 0.0}
+SHAPE = ("attention", "vocab_size", "n_layer", "n_head", "n_embd")  # of a config: weights of another do not fit
 
 
 class Run:
@@ -45,12 +39,9 @@ class Run:
     Of several processes rank 0 writes and prints; in the others the same calls do nothing.
     """
 
-    def __init__(self, folder, options, config, data):
+    def __init__(self, folder, options):
         self.folder, self.options = folder, options
-        self.metadata = {"config": dataclasses.asdict(config), "options": options, "data": data.meta}
-        self.metadata |= {"tokenizer": data.tokenizer, **provenance(config.attention)}
-        self.title = f"{data.name} ({data.meta['tokenizer']}), seed {options['seed']}"
-        self.writes = ranks.rank() == 0
+        self.writes = machine.rank() == 0
         self.open = contextlib.ExitStack()
 
     def __enter__(self):
@@ -59,108 +50,70 @@ class Run:
     def __exit__(self, *error):
         return self.open.__exit__(*error)
 
-    def begin(self, gpt, optimizer):
-        """Fill gpt and optimizer and make the folder ready; returns the step to begin with and the best row so far."""
-        step, seconds, best, rows = 0, 0.0, None, []
-        with ranks.rank_0_first():
+    def begin(self, about):
+        """Make the folder ready. Returns the checkpoint to begin with, None from scratch. Raises UsageError.
+
+        about: what every checkpoint of this run says of it.
+        """
+        source, resumes = self.options["init_from"], self.options["init_from"] == "resume"
+        with machine.rank_0_first():
             if self.writes:
                 self.open.enter_context(locked(self.folder / ".lock", f"training in {self.folder}"))
-            if resumes := self.options["init_from"] == "resume":
-                old = self.resume(gpt, optimizer)
-                step, seconds, best = old["step"], old["seconds"], old["best"]
-                rows = self.rows_before(step)
-            else:
-                self.start(gpt)
+                if not resumes and not self.options["overwrite"] and any(self.folder.glob("*.pt")):
+                    ways = "--init_from=resume continues it, --overwrite=true replaces it"
+                    raise UsageError(f"{self.folder} holds a run: {ways}, --out_dir=NAME keeps it")
+            old = None if source == "scratch" else load(self.folder / "ckpt.pt" if resumes else existing(source))
+            if old:
+                self.check_fits(old, about, resumes)
+            if resumes:
+                self.resume(old)
             self.options["overwrite"] = False
             if self.writes:
-                for name in () if resumes else FILES:
+                for name in () if resumes else ("ckpt.pt", "best.pt", "loss.png"):
                     (self.folder / name).unlink(missing_ok=True)
+                rows = read_metrics(self.folder / "metrics.jsonl") if resumes else []
+                rows = [to_line(row) for row in rows if row["step"] < old["step"]]
                 write_text(self.folder / "config.toml", to_toml(self.options))
-                write_text(self.folder / "metrics.jsonl", "".join(map(to_line, rows)))
+                write_text(self.folder / "metrics.jsonl", "".join(rows))
         path = self.folder / "metrics.jsonl" if self.writes else os.devnull
-        self.metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed with the run
-        self.open.enter_context(self.metrics)
-        total, hidden = self.options["max_iters"], None if self.writes else True  # none: where nobody looks
+        self.metrics = self.open.enter_context(open(path, "a", encoding="utf-8"))  # noqa: SIM115  closed with the run
+        step, total, hidden = old["step"] if resumes else 0, self.options["max_iters"], None if self.writes else True
         self.bar = tqdm(total=total, initial=step, desc=self.folder.name, unit="step", disable=hidden)
         self.open.enter_context(self.bar)
         self.saved = step if resumes else None  # the step of the last checkpoint
-        self.first, self.began, self.seconds_before = step, time.perf_counter(), seconds
-        return step, best
+        self.began = time.perf_counter() - (old["seconds"] if resumes else 0)
+        self.said = step, time.perf_counter()
+        return old
+
+    def check_fits(self, old, about, resumes):
+        """Raises UsageError where the checkpoint `old` has another shape or tokenizer or, to resume, other data."""
+        mine, theirs, names = about["config"], old["config"], [*SHAPE] + ["block_size"] * resumes
+        if theirs["attention"] == getattr(ATTENTION[mine["attention"]], "begins_as", None):
+            names.remove("attention")
+        changed = [f"{name} was {theirs[name]}, is {mine[name]}" for name in names if theirs[name] != mine[name]]
+        if resumes:
+            changed += [same_data(old["data"], about["data"])]
+        elif old["tokenizer"] != about["tokenizer"]:
+            changed += [f"the tokenizer was {old['data']['tokenizer']}, is {about['data']['tokenizer']}"]
+        if changed := "; ".join(filter(None, changed)):
+            what = f"resume {self.folder}" if resumes else f"start from {self.options['init_from']}"
+            raise UsageError(f"cannot {what}: {changed}")
+
+    def resume(self, old):
+        """Say what is different now; forget a best that is of another measure, or whose best.pt is damaged or gone."""
+        self.options["init_from"] = old["options"]["init_from"]
+        before = old["options"] | {name: self.options[name] for name in ("out_dir", "overwrite", "device")}
+        changed = {k: f"{k} {before.get(k)} -> {v}" for k, v in self.options.items() if before.get(k) != v}
+        if changed:
+            self.say(f"{self.folder} is resumed with other options: {', '.join(changed.values())}")
+        if "eval_tokens" in changed or not is_intact(self.folder / "best.pt"):
+            old["best"] = None
+            self.say("the best evaluation so far does not count: it read other tokens, or best.pt is damaged or gone")
 
     @property
     def seconds(self):
         """How long the run has trained, also before it was resumed."""
-        return self.seconds_before + time.perf_counter() - self.began
-
-    # ------------------------------------------------------------------------ where it begins
-
-    def start(self, gpt):
-        """Give gpt the weights that init_from names. Raises UsageError where a new run cannot begin in the folder."""
-        out, source = self.folder, self.options["init_from"]
-        if not self.writes:
-            return  # rank 0 was here before, and DistributedDataParallel sends everyone its weights
-        if not self.options["overwrite"]:
-            if any((out / name).exists() for name in ("ckpt.pt", "best.pt")):
-                raise UsageError(f"{out} holds a run: --init_from=resume continues it, --overwrite=true replaces it")
-            if not holds_nothing_to_keep(out, self.options):
-                names = ", ".join(name for name in FILES if os.path.lexists(out / name))
-                raise UsageError(f"{out} holds {names}: choose another --out_dir; --overwrite=true replaces them")
-        if source == "scratch":
-            return
-        if not os.path.exists(source):
-            hint = nearest(source, ("scratch", "resume"))
-            raise UsageError(f"init_from={source}: must be scratch, resume or a checkpoint{hint}")
-        if real(out) in (real(source), *real(source).parents):
-            raise UsageError(
-                f"init_from={source} lies in out_dir={out}, which would be emptied: choose another --out_dir"
-            )
-        old = load(source, gpt.device)
-        names, begins_as = WEIGHTS_DEPEND_ON, getattr(gpt.blocks[0].attention, "begins_as", None)
-        if old["config"]["attention"] == begins_as:  # what the checkpoint lacks keeps its first value
-            names = [name for name in names if name != "attention"]
-            old["model"] = gpt.state_dict() | old["model"]
-        self.refuse_other(f"cannot start from {source}", old, names)
-        fill(gpt, old, source)
-
-    def resume(self, gpt, optimizer):
-        """Fill gpt and optimizer from ckpt.pt, and return it. Raises UsageError if it is of another run."""
-        path = self.folder / "ckpt.pt"
-        old = load(path, gpt.device)
-        best = old.get("best", "")  # None before the first evaluation; "" is refused
-        if wrong := mismatch(old, RESUMABLE, "it") or (best is not None and mismatch(best, BEST, "best")):
-            raise UsageError(f"cannot resume {self.folder}: {wrong}")
-        names = ("block_size", *WEIGHTS_DEPEND_ON, "train.bin", "val.bin")
-        self.refuse_other(f"cannot resume {self.folder}", old, names)
-        fill(gpt, old, path)
-        fill_optimizer(optimizer, gpt, old, path)
-        if best and self.writes and not is_intact(self.folder / "best.pt"):
-            print(f"{self.folder}/best.pt is damaged or gone: the best of the evaluations from now on is kept")
-            old["best"] = None
-        self.options["init_from"] = old["options"]["init_from"]
-        before = old["options"] | {name: self.options[name] for name in ("out_dir", "overwrite", "device")}
-        changed = [f"{k} {before.get(k)} -> {v}" for k, v in self.options.items() if before.get(k) != v]
-        if changed and self.writes:
-            print(f"{self.folder} is resumed with other options: {', '.join(changed)}")
-        return old
-
-    def refuse_other(self, what, old, names):
-        """Raises UsageError that lists which of `names` differ between the checkpoint `old` and this run."""
-
-        def of(metadata, name):
-            if name.endswith(".bin"):
-                return metadata["data"][name[:-4]]["sha256"][:12]
-            return {**metadata["config"], "tokenizer": metadata["data"]["tokenizer"]}[name]
-
-        pairs = {name: (of(old, name), of(self.metadata, name)) for name in names}
-        if changed := [f"{name} was {was}, is {now}" for name, (was, now) in pairs.items() if was != now]:
-            raise UsageError(f"{what}: {'; '.join(changed)}")
-
-    def rows_before(self, step):
-        """The rows of metrics.jsonl before a step; says how many are missing."""
-        rows = [row for row in read_metrics(self.folder / "metrics.jsonl") if row["step"] < step]
-        if self.writes and (missing := step - len({row["step"] for row in rows})):
-            print(f"{self.folder}/metrics.jsonl lacks {missing} of the {step} steps so far, or cannot be read there")
-        return rows
+        return time.perf_counter() - self.began
 
     # ------------------------------------------------------------------------ what it leaves
 
@@ -174,90 +127,88 @@ class Run:
         self.bar.set_postfix_str(f"loss {loss:.3f}, {speed:,} tokens/s", refresh=False)
         self.bar.update()
         if self.bar.disable and step and step % 50 == 0:
-            pace = (time.perf_counter() - self.began) / (step + 1 - self.first)  # seconds/step, evaluations included
+            (last, then), self.said = self.said, (step + 1, time.perf_counter())
+            pace = (self.said[1] - then) / (step + 1 - last)  # seconds per step, evaluations included
             left = tqdm.format_interval(pace * (self.options["max_iters"] - step - 1))
             tokens = math.prod(self.options[k] for k in ("batch_size", "gradient_accumulation_steps", "block_size"))
-            self.say(f"step {step}: loss {loss:.3f}, {tokens / pace:,.0f} tokens/s on average, {left} left")
+            self.say(f"step {step}: loss {loss:.3f}, {tokens / pace:,.0f} tokens/s, {left} left")
 
-    def save(self, name, step, gpt, **state):
-        """Write a checkpoint into the folder. Raises UsageError for weights that are nan or inf: none is ever saved."""
-        if not is_finite(gpt):
-            raise self.diverged(step, "the update before it left weights that are nan or inf")
+    def save(self, name, checkpoint):
+        """Write a checkpoint into the folder, once all its rows are on the disk."""
         if self.writes:
-            state |= {"step": step, "seconds": self.seconds, "model": gpt.state_dict()}
-            sync(self.metrics)  # no checkpoint is ahead of its rows
-            save(self.folder / name, {**self.metadata, **state})
-        self.saved = step if name == "ckpt.pt" else self.saved
+            sync(self.metrics)
+            save(self.folder / name, checkpoint)
+        self.saved = checkpoint["step"] if name == "ckpt.pt" else self.saved
 
     def check_finite(self, step, what, *numbers):
-        """Raises UsageError, which says `what` there is, where one of `numbers` is nan or inf."""
+        """Raises UsageError, which says `what` there is, where one of `numbers` is nan or inf: the run has diverged."""
         if not all(map(math.isfinite, numbers)):
-            raise self.diverged(step, what)
-
-    def diverged(self, step, what):
-        """The UsageError of a run whose numbers are nan or inf."""
-        last = f"{self.folder}/ckpt.pt is the last good save, of step {self.saved}"
-        kept = "nothing was saved" if self.saved is None else last
-        return UsageError(f"step {step}: {what}. Lower learning_rate or raise warmup_iters; {kept}")
+            last = f"{self.folder}/ckpt.pt is the last good save, of step {self.saved}"
+            kept = "nothing was saved" if self.saved is None else last
+            raise UsageError(f"step {step}: {what}. Lower learning_rate or raise warmup_iters; {kept}")
 
     def say(self, text):
         """Print a line, above the progress bar where there is one."""
         if self.writes:
-            print_if_possible(text, print if self.bar.disable else self.bar.write)
+            bar = getattr(self, "bar", None)
+            machine.print_if_possible(text, print if bar is None or bar.disable else bar.write)
 
-    def plot(self, gpt):
-        """Plot loss.png: the losses of metrics.jsonl against steps."""
+    def plot(self, title):
+        """Draw loss.png: the losses of metrics.jsonl against steps."""
         if not self.writes:
             return
-        rows, (figure, (axes,)) = read_metrics(self.folder / "metrics.jsonl"), new_figure(7, 4.5)
-        for name, style in (
-            ("train_loss", {"lw": 0.6, "color": "0.6"}),
-            ("val_loss", {"marker": "o", "ms": 4, "color": "k", "ls": ""}),
-        ):
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            axes.plot([x for x, _ in points], [y for _, y in points], label=name.partition("_")[0], **style)
-        size = f"{gpt.config.n_layer} layers of {gpt.config.n_embd}, {gpt.n_params() / 1e6:.2f}M parameters"
-        axes.set(xlabel="step", ylabel="loss (nats per token)")
-        axes.set_title(plain(f"{self.title}\n{gpt.config.attention}, {size}"))
-        axes.legend()
-        write_figure(self.folder / "loss.png", figure)
+        rows = read_metrics(self.folder / "metrics.jsonl")
+        with drawing(self.folder / "loss.png", 7, 4.5) as (_, (axes,)):
+            for name, style in (
+                ("train_loss", {"lw": 0.6, "color": "0.6"}),
+                ("val_loss", {"marker": "o", "ms": 4, "color": "k", "ls": ""}),
+            ):
+                points = [(row["step"], row[name]) for row in rows if name in row]
+                axes.plot([x for x, _ in points], [y for _, y in points], label=name.partition("_")[0], **style)
+            axes.set(xlabel="step", ylabel="loss (nats per token)")
+            axes.set_title(title, parse_math=False)
+            axes.legend()
 
 
-def holds_nothing_to_keep(folder, options):
-    """Whether a new run may replace what is in `folder`: nothing, or what a run left that was killed before its first
-    checkpoint. options: those of the new run, by which its config.toml is known."""
-    config, metrics = folder / "config.toml", folder / "metrics.jsonl"
-    there = [folder / name for name in FILES if os.path.lexists(folder / name)]
-    if any(path.is_symlink() or not path.is_file() or path not in (config, metrics) for path in there):
-        return False
+def existing(source):
+    """The path that --init_from names. Raises UsageError where there is nothing."""
+    if not os.path.exists(source):
+        hint = nearest(source, ("scratch", "resume"))
+        raise UsageError(f"init_from={source}: must be scratch, resume, or a run or checkpoint of train.py{hint}")
+    return source
+
+
+@contextlib.contextmanager
+def locked(path, doing):
+    """Locks the file `path` until `with` or the process ends, however that comes; makes its folder where it is missing.
+
+    Raises UsageError where another process has it; `doing` says what that one does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            lock(file)
+        except (BlockingIOError, PermissionError):
+            raise UsageError(f"another process is {doing}: wait, or choose another --out_dir") from None
+        yield
+
+
+def lock(file):
     try:
-        old = tomllib.loads(config.read_text(encoding="utf-8")) if there else options
-        n_lines = len(metrics.read_bytes().splitlines()) if metrics in there else 0
-        n_rows = len(read_metrics(metrics))
-        return {*old} == {*options} and n_lines - 1 <= n_rows <= old["checkpoint_interval"]
-    except (OSError, ValueError, TypeError):
-        return False
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
 
-
-def fill_optimizer(optimizer, gpt, checkpoint, path):
-    """Give the optimizer its state in the checkpoint; weight decay and betas stay this run's. Raises UsageError."""
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    try:
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        for p in gpt.parameters() if checkpoint["step"] else ():
-            moments = optimizer.state[p]
-            if not p.shape == moments["exp_avg"].shape == moments["exp_avg_sq"].shape or moments["step"].shape:
-                raise ValueError("moments of another shape")  # which a fused step would read beyond their end
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UsageError(f"{path} has no state of this optimizer: {type(error).__name__}, {error}") from None
-    for group, mine in zip(optimizer.param_groups, settings, strict=True):
-        group.update(mine)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def command():
     """The command line of this process as a list, with the program's path in the project: ["lab/compare.py", ...]."""
-    program, root = real(sys.argv[0]), real(ROOT)
-    return [program.relative_to(root).as_posix() if root in program.parents else program.name, *sys.argv[1:]]
+    program = Path(sys.argv[0]).resolve()
+    program = program.relative_to(ROOT).as_posix() if program.is_relative_to(ROOT) else program.name
+    return [program, *sys.argv[1:]]
 
 
 def provenance(attention="vanilla"):
@@ -267,8 +218,8 @@ def provenance(attention="vanilla"):
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
     except (OSError, subprocess.TimeoutExpired):
         commit = None
-    code = [ROOT / "model.py", ROOT / "train.py", ROOT / "plumbing/dataset.py"]
-    code += {Path(inspect.getsourcefile(c)) for c in ATTENTION[attention].__mro__ if c.__module__.startswith("ideas.")}
+    code = {ROOT / "model.py", ROOT / "train.py", ROOT / "prepare.py"}
+    code |= {Path(inspect.getsourcefile(c)) for c in ATTENTION[attention].__mro__ if c.__module__.startswith("ideas.")}
     return {
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         "commit": commit,
@@ -284,21 +235,35 @@ def to_line(row):
 
 
 def read_metrics(path):
-    """The rows of a metrics.jsonl, without lines that are cut off or are not rows of numbers."""
+    """The rows of a metrics.jsonl; a line that a crash cut off is left out."""
     rows = []
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            with contextlib.suppress(ValueError, RecursionError):
-                if is_row(row := json.loads(line)):
-                    rows.append(row)
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
     return rows
 
 
-def is_row(row):
-    """Whether `row` is {"step": 3, name: number ..., name of learned numbers: a list of them for each layer ...}."""
+# ---------------------------------------------------------------------------- figures
+
+
+@contextlib.contextmanager
+def drawing(path, width, height, rows=1, columns=1, **options):
+    """(figure, its axes in a list) to draw into, `width` × `height` inches; written to the PNG `path` in the end.
+
+    Settings are matplotlib's own, not those of the user's matplotlibrc. What goes wrong costs one printed line.
+    """
     try:
-        lists = {name for kind in ATTENTION.values() for name in kind.watch} & row.keys()
-        numbers = [row[name] for name in row.keys() - lists] + [x for name in lists for part in row[name] for x in part]
-        return isinstance(row["step"], int) and all(map(math.isfinite, numbers))
-    except (TypeError, KeyError, AttributeError, OverflowError):
-        return False
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            figure = Figure(figsize=(width, height), layout="constrained")
+            yield figure, list(figure.subplots(rows, columns, squeeze=False, **options).flatten())
+            content = io.BytesIO()
+            with warnings.catch_warnings(action="ignore"):  # letters that the font lacks become boxes
+                figure.savefig(content, format="png", dpi=110)
+            write_atomic(path, content.getbuffer())
+    except Exception as error:
+        machine.print_if_possible(f"{path} could not be drawn ({type(error).__name__}: {error})")

@@ -1,7 +1,5 @@
 """A small corpus, prepared once; a working folder of its own for every test; short runs on that corpus."""
 
-import inspect
-import itertools
 import json
 import os
 import random
@@ -17,7 +15,7 @@ from tiktoken_ext import openai_public
 
 import prepare
 import train as train_py
-from configurable import UsageError, bind
+from configurable import UsageError, bind, read_toml, signature
 from model import ATTENTION, GPT, GPTConfig
 from plumbing.checkpoint import load
 from train import train
@@ -32,9 +30,15 @@ if hasattr(signal, "SIGHUP"):
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Each test works in an empty folder: data/ and out/ of the project stay as they are."""
+def elsewhere(request, tmp_path, monkeypatch):
+    """Each test works in an empty folder and, unless it is marked `gpu`, on the CPU."""
     monkeypatch.chdir(tmp_path)
+    if request.node.get_closest_marker("gpu"):
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+    else:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that a test starts
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +76,12 @@ def tiny(monkeypatch):
 # ---------------------------------------------------------------------------- runs
 
 
+def options_of(preset, **options):
+    """(GPTConfig, other options) of a preset and the options after it."""
+    shapes, options = bind(train, [], read_toml(preset, signature(train)[0]) | options)
+    return shapes[0], options
+
+
 def small(**options):
     return GPTConfig(**{"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8} | options)
 
@@ -93,21 +103,6 @@ def go(corpus):
         return metrics(out)
 
     return go
-
-
-class Done:
-    """A run that lab/runs.py has started and that has ended: here it is no process of its own."""
-
-    def __init__(self, folder, options, jobs):
-        (shape,), options = bind(train, [], options | {"out_dir": str(folder)})
-        train(shape, **options)
-        self.returncode = 0
-
-    def poll(self):
-        return 0
-
-    def kill(self):
-        pass
 
 
 def metrics(out):
@@ -169,7 +164,7 @@ def torchrun(corpus):
 
 
 def build(attention, **shape):
-    """A model whose weights are large enough for its maps to differ from even ones."""
+    """A model whose weights are large enough for its maps to differ from uniform ones."""
     torch.manual_seed(0)
     shape = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 12} | shape
     gpt = GPT(GPTConfig(attention, **shape)).eval()
@@ -181,51 +176,6 @@ def build(attention, **shape):
 
 def text(B=3, T=12):
     return torch.randint(256, (B, T), generator=torch.Generator().manual_seed(1))
-
-
-# ---------------------------------------------------------------------------- laws
-
-AUTHOR_KNOWS = (  # laws that ask what only the author of a mechanism knows
-    "test_map_is_the_definition_in_plain_loops",
-    "test_row_sums",
-    "test_its_projections_are_vanilla_s_and_it_learns_these_more_numbers",
-)
-
-
-def author_knows(monkeypatch, name, definition, row_sum, more_numbers):
-    """Tell these laws about the mechanism `name`."""
-    import test_model
-
-    monkeypatch.setitem(test_model.DEFINITIONS, name, definition)
-    monkeypatch.setitem(test_model.ROW_SUMS, name, row_sum)
-    monkeypatch.setitem(test_model.MORE_NUMBERS, name, more_numbers)
-
-
-def broken_laws(name):
-    """Names of the laws of test_model.py that the mechanism `name` breaks, for all values of their other parameters."""
-    import test_model
-
-    broken = set()
-    for title, law in vars(test_model).items():
-        if not title.startswith("test_") or "name" not in inspect.signature(law).parameters:
-            continue
-        marks = {mark.name: mark for mark in law.pytestmark}
-        if "skipif" in marks and marks["skipif"].args[0]:
-            continue
-        others = [mark.args for mark in law.pytestmark if mark.name == "parametrize" and mark.args[0] != "name"]
-        for values in itertools.product(*(values for _, values in others)):
-            values = [getattr(value, "values", (value,))[0] for value in values]
-            if "cuda" in values:
-                continue
-            arguments = {"name": name, **dict(zip((names for names, _ in others), values, strict=True))}
-            with pytest.MonkeyPatch.context() as patch:
-                if "monkeypatch" in inspect.signature(law).parameters:
-                    arguments["monkeypatch"] = patch
-                try:
-                    law(**arguments)
-                except Exception:  # an assertion, or the mechanism cannot even be asked
-                    broken.add(title)
-    return broken
 
 
 # ---------------------------------------------------------------------------- what lab.bench is given

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from lab.needles import needles
 
 from configurable import UsageError, run, signature
 from lab.analyze import KEY, LINES, analyze, compared, summary
-from lab.needles import needles
 from lab.pictures import spelled
 from lab.show import THE_FOUR
 from lab.solved import solved, table

@@ -1,8 +1,8 @@
-"""Signals, memory, compilers."""
+"""Signals, memory, compilers, several processes."""
 
 import os
+import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 import train as train_py
-from configurable import parse
-from conftest import ROOT, metrics, mistake, same, weights
+from conftest import metrics, mistake, options_of, same, small, weights
 from lab.show import THE_FOUR
+from model import ATTENTION
+from plumbing import machine
 from plumbing.checkpoint import load
-from plumbing.machine import AdamW, stop_signals
+from plumbing.machine import stop_signals
 from train import train
 
 
@@ -26,10 +27,18 @@ def test_out_of_memory_says_what_to_halve(go, monkeypatch):
 
     monkeypatch.setattr(train_py, "forward_backward", full)
     message = mistake(go)
-    assert (
-        "halve batch_size=4 (and double gradient_accumulation_steps=1" in message
-        and "block_size=8 or n_embd=16" in message
-    )
+    assert message.startswith("out of memory: halve batch_size=4 and double gradient_accumulation_steps=1, ")
+
+
+def test_errors_of_a_reader_s_code_surface(go, monkeypatch):
+    """Whatever their message says."""
+
+    def overflow(*args):
+        raise RuntimeError("value cannot be converted without overflow: too large")
+
+    monkeypatch.setattr(train_py, "forward_backward", overflow)
+    with pytest.raises(RuntimeError, match="overflow"):
+        go()
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -44,8 +53,8 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(go, signal_at, c
     assert load("out/run/ckpt.pt")["step"] == 4
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "stopped at step 4, and saved. Go on: python train.py out/run/config.toml --init_from=resume"
-    args, options = parse(train, last.split("train.py ")[1].split())
-    train(*args, **options)
+    config, options = options_of("out/run/config.toml", init_from="resume")
+    train(config, **options)
     assert metrics("run") == whole and same(weights("run"), weights("whole"))
 
 
@@ -97,98 +106,99 @@ def test_torch_compile_computes_the_same(go):
             assert b.get("train_loss", 0) == pytest.approx(a.get("train_loss", 0), rel=1e-4)
 
 
-# ---------------------------------------------------------------------------- terminals that close
-
-unix = pytest.mark.skipif(os.name == "nt", reason="signals and terminals of Unix")
+# ---------------------------------------------------------------------------- several processes
 
 
-@pytest.fixture
-def long_run(corpus):
-    """long_run(stdout, stderr, session): `python train.py` that has taken twenty steps of very many."""
-
-    def long_run(**options):
-        shape = ["--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=8", "--batch_size=2", "--max_iters=10000000"]
-        rest = [
-            f"--dataset={corpus}",
-            "--out_dir=out/run",
-            "--eval_interval=10000000",
-            "--checkpoint_interval=10000000",
-        ]
-        command = [sys.executable, str(ROOT / "train.py"), str(ROOT / "config/smoke.toml"), *shape, *rest]
-        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **options)
-        rows, deadline = Path("out/run/metrics.jsonl"), time.monotonic() + 60
-        while not (rows.exists() and rows.read_bytes().count(b"\n") > 20) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return process
-
-    return long_run
+def test_two_processes_train_as_one_and_one_goes_on_for_them(go, torchrun):
+    options = {"batch_size": 2, "gradient_accumulation_steps": 4, "lr_decay_iters": 60, "learning_rate": 3e-3}
+    options |= {"beta2": 0.99, "eval_interval": 20, "checkpoint_interval": 10}
+    alone = go("alone", max_iters=60, **options)
+    two = torchrun("--max_iters=50", "--lr_decay_iters=60", "--eval_interval=20", "--beta1=0.9", "--beta2=0.99",
+                   "--learning_rate=3e-3")  # fmt: skip
+    out, err = two.communicate(timeout=120)
+    assert two.returncode == 0, err
+    assert out.count("best val") == 1 and "2 x cpu, 1 thread" in out
+    assert load("out/run/ckpt.pt")["step"] == 50
+    go(max_iters=60, **options, init_from="resume")
+    for mine, theirs in zip(metrics("run"), alone, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert all(mine[k] == pytest.approx(theirs[k], abs=1e-5) for k in mine if k.endswith("loss"))
+        assert mine["step"] == theirs["step"]
 
 
-def assert_nothing_was_lost():
-    step = load("out/run/ckpt.pt")["step"]
-    assert step > 20 and [row["step"] for row in metrics("run")] == list(range(step))
-
-
-@unix
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_where_nothing_can_be_printed(signum, long_run):
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full, the terminal that takes nothing")
-    with open("/dev/full", "w", encoding="utf-8") as full:
-        process = long_run(stdout=full, stderr=full)
-    process.send_signal(signum)
-    assert process.wait(60) == 128 + signum
-    assert_nothing_was_lost()
-
-
-@unix
-def test_a_reader_that_goes_away_stops_no_run(long_run):
-    """python train.py | head -1, and Ctrl-C later."""
-    process = long_run(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    process.stdout.close()
-    rows = len(metrics("run"))
-    while len(metrics("run")) < rows + 120 and process.poll() is None:  # it prints every 50 steps
+def test_ctrl_c_stops_both_processes_and_saves(torchrun):
+    two = torchrun("--max_iters=100000", "--eval_interval=100000")
+    rows = Path("out/run/metrics.jsonl")
+    deadline = time.monotonic() + 60
+    while not (rows.exists() and rows.read_bytes().count(b"\n") > 20) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert_nothing_was_lost()
+    os.killpg(two.pid, signal.SIGINT)  # as a terminal does: to torchrun and to both of its processes
+    out, err = two.communicate(timeout=60)
+    step = load("out/run/ckpt.pt")["step"]
+    assert f"stopped at step {step}, and saved" in out and step > 20
+    assert err.count("stopping and saving") == 1
+    assert [row["step"] for row in metrics("run")] == list(range(step))
 
 
-@unix
-def test_a_closed_terminal_stops_and_saves_however_often_it_hangs_up(long_run):
-    ours, theirs = os.openpty()
-    process = long_run(stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-    os.close(theirs)
-    os.close(ours)
-    for _ in range(3):  # as bash, and then the kernel, do
-        process.send_signal(signal.SIGHUP)
-        time.sleep(0.001)
-    assert process.wait(60) == 128 + signal.SIGHUP
-    assert_nothing_was_lost()
+def test_both_processes_stop_where_a_number_is_none(torchrun):
+    two = torchrun("--learning_rate=1e30", "--max_iters=50", "--grad_clip=none")
+    err = two.communicate(timeout=120)[1]
+    assert two.returncode == 1
+    assert len(set(re.findall(r"train\.py: step (\d+): loss .* stopped before the update", err))) == 1
+    assert err.count("stopped before the update") == 2  # both saw it in the same step, none waits for the other
+    assert load("out/run/ckpt.pt")["step"] == 0
 
 
-def test_our_adamw_takes_torch_s_steps_and_goes_on_from_its_state():
-    ends = []
-    for kind in (AdamW, torch.optim.AdamW):
-        torch.manual_seed(0)
-        net = nn.Linear(5, 3)
-        optimizer = kind(net.parameters(), lr=0.1, weight_decay=0.1, betas=(0.8, 0.9), fused=True)
-        for step in range(6):
-            if step == 3:
-                state, optimizer = optimizer.state_dict(), kind(net.parameters(), lr=7.0, fused=True)
-                optimizer.load_state_dict(state)
-            net(torch.randn(4, 5)).square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        assert net.weight.grad is None
-        ends.append(net.state_dict())
-    assert same(*ends)
+def test_a_mistake_of_two_processes_is_explained_once(torchrun):
+    two = torchrun("--dataset=nothing")
+    err = two.communicate(timeout=120)[1]
+    assert two.returncode == 1 and err.count("train.py: no dataset data/nothing") == 1
+    assert "ProcessGroup" not in err and "Connection" not in err
 
 
-def test_a_run_that_is_not_compiled_does_not_import_the_compiler(corpus):
-    """It would take two seconds of every start."""
-    program = "import sys; from train import train; from model import GPTConfig as G; "
-    program += f"train(G(n_layer=1, n_embd=16), dataset={str(corpus)!r}, max_iters=2, device='cpu', out_dir='out/run')"
-    program += "; sys.exit('torch._dynamo' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120)
-    assert done.returncode == 0 and load("out/run/ckpt.pt")["step"] == 2
+def test_a_step_that_processes_cannot_share_is_refused(go, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = "gradient_accumulation_steps=3: 2 processes share a step's forward passes, so it must be a multiple of 2"
+    assert mistake(go, gradient_accumulation_steps=3) == message
+
+
+def test_one_of_several_processes_lists_every_signal(monkeypatch, capfd):
+    monkeypatch.setattr(machine, "count", lambda: 2)
+    with stop_signals() as seen:
+        for _ in range(2):  # the terminal's, and the same once more from torchrun
+            os.kill(os.getpid(), signal.SIGINT)
+    assert seen == [signal.SIGINT, signal.SIGINT]
+    assert capfd.readouterr().err == "\nstopping and saving\n"
+
+
+@pytest.mark.parametrize(("n", "ranks_of"), [(6, 3), (7, 3), (2, 2)])
+def test_ranks_share_the_rows_of_a_batch(n, ranks_of, monkeypatch):
+    monkeypatch.setattr(machine, "count", lambda: ranks_of)
+    parts = []
+    for i in range(ranks_of):
+        monkeypatch.setattr(machine, "rank", lambda i=i: i)
+        parts.append(machine.share(list(range(n))))
+    assert [row for part in parts for row in part] == list(range(n))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def process(rank, port, corpus):
+    """Train every mechanism for two steps, as one of two processes: without a stop, and stopped after the first."""
+    torch.set_num_threads(1)
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    for i, name in enumerate(ATTENTION):
+        options = {"batch_size": 2, "gradient_accumulation_steps": 2, "eval_tokens": 20, "warmup_iters": 0}
+        options |= {"dataset": corpus, "eval_interval": 2, "lr_decay_iters": 2, "device": "cpu"}
+        for part, more in enumerate(({"max_iters": 2}, {"max_iters": 1}, {"max_iters": 2, "init_from": "resume"})):
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port + 3 * i + part)}
+            train(small(attention=name, n_layer=1), out_dir=f"out/{name}-{min(part, 1)}", **options, **more)
+
+
+@pytest.mark.slow
+def test_every_mechanism_resumes_exactly_in_two_processes(corpus, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    torch.multiprocessing.spawn(process, (20_000 + os.getpid() % 20_000, str(corpus)), nprocs=2)
+    for name in ATTENTION:
+        assert same(weights(f"{name}-0"), weights(f"{name}-1")), name
+        losses = [[row.get("train_loss") for row in metrics(f"{name}-{part}")] for part in (0, 1)]
+        assert losses[0] == losses[1], name

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lab.missing import SYMBOLS
 
 import ideas  # noqa: F401  more mechanisms
 from configurable import UsageError
 from conftest import ROOT, mistake
 from lab.interventions import edited, even_second, replaced, without_negative, without_second
-from lab.missing import SYMBOLS
 from lab.page import ALPHABET, HALF, exported, html, packed, page, rounded
 from model import GPT, GPTConfig
 from train import train

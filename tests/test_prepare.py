@@ -1,9 +1,10 @@
-"""Text in, tokens out, text back; and nothing left behind when that cannot be."""
+"""Text in, tokens out, text back; a dataset is complete or absent, and what is read of it is what was written."""
 
+import contextlib
 import hashlib
 import json
-import os
-import re
+import math
+import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -12,18 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiktoken
-from hypothesis import example, given
+import torch
+from hypothesis import given
 from hypothesis import strategies as st
 
 import prepare as prepare_py
-from configurable import UsageError, parse, run
-from conftest import tiny_encoding
-from prepare import Tokenizer, narrow, pieces, prepare, split, stdlib_files
+from configurable import parse
+from conftest import mistake, small, tiny_encoding
+from model import GPT
+from prepare import Split, Tokenizer, blocks, load_dataset, prepare, same_data, split, stdlib_files, write_dataset
+from train import evaluate
 
 TEXT = "Héllo wörld, λ!\n" * 50
-
-
-unix = pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+texts = st.text(st.characters(codec="utf-8"))
 
 
 def read(folder):
@@ -31,28 +33,17 @@ def read(folder):
     return meta, {p: np.fromfile(folder / f"{p}.bin", meta["dtype"]) for p in ("train", "val")}
 
 
-def mistake(*sources, **options):
-    with pytest.raises(UsageError) as error:
-        prepare(*sources, **options)
-    assert not Path("data").exists()
-    return str(error.value)
-
-
 # ---------------------------------------------------------------------------- what is written
 
 
-def test_bytes_of_one_text_are_split_at_its_tail_and_come_back():
+def test_bytes_of_a_text_are_split_at_its_tail_between_characters():
     Path("a.txt").write_text(TEXT, encoding="utf-8")
     folder = prepare("a.txt")
     _, tokens = read(folder)
-    assert folder == Path("data/a")
-    whole = np.concatenate([tokens["train"], tokens["val"]])
-    assert Tokenizer().decode(whole.tolist()) == TEXT
-    assert len(tokens["train"]) == pytest.approx(0.9 * len(whole), abs=3)
-    Tokenizer().decode(tokens["val"].tolist()).encode("utf-8")
-    assert "\ufffd" not in Tokenizer().decode(tokens["val"].tolist())
+    assert folder == Path("data/a") and [*Path("data").iterdir()] == [folder]
     assert sorted(p.name for p in folder.iterdir()) == ["meta.json", "train.bin", "val.bin"]
-    assert list(Path("data").iterdir()) == [folder]
+    assert bytes(tokens["train"]).decode() + bytes(tokens["val"]).decode() == TEXT
+    assert len(tokens["train"]) == pytest.approx(0.9 * len(TEXT.encode()), abs=3)
 
 
 def test_meta_says_what_the_files_are():
@@ -68,11 +59,26 @@ def test_meta_says_what_the_files_are():
     assert meta["command"] == "python prepare.py a.txt --tokenizer=bytes --val_fraction=0.25 --name=a"
 
 
-def test_the_split_of_tiny_shakespeare_is_nanogpt_s(tmp_path):
-    size = 1_115_394
-    Path("s.txt").write_bytes(b"x" * size)
-    (_, _, cut), (_, start, stop) = (segments[0] for segments in split([Path("s.txt")], 0.1))
-    assert (cut, start, stop) == (1_003_854, 1_003_854, size)
+def test_the_dataset_of_an_encoding_carries_it(tiny):
+    Path("a.txt").write_text(TEXT, encoding="utf-8")
+    folder = prepare("a.txt", tokenizer="gpt2")
+    meta, tokens = read(folder)
+    assert folder.name == "a-gpt2" and meta["dtype"] == "uint16"
+    thawed = Tokenizer.thaw(load_dataset("a-gpt2").tokenizer)
+    assert thawed.decode([*tokens["train"], *tokens["val"]]) == TEXT
+    assert meta["train"]["bytes"] + meta["val"]["bytes"] == len(TEXT.encode())
+
+
+def test_a_large_vocabulary_is_uint32(monkeypatch, tiny):
+    monkeypatch.setattr(type(tiny), "n_vocab", property(lambda self: 100_277))
+    Path("a.txt").write_text(TEXT, encoding="utf-8")
+    folder = prepare("a.txt", tokenizer="cl100k_base")
+    assert folder.name == "a-cl100k_base" and read(folder)[0]["dtype"] == "uint32"
+
+
+def test_the_split_of_tiny_shakespeare_is_nanogpt_s():
+    Path("s.txt").write_bytes(b"x" * 1_115_394)
+    assert split([Path("s.txt")], 0.1) == ([(Path("s.txt"), 0, 1_003_854)], [(Path("s.txt"), 1_003_854, 1_115_394)])
 
 
 def test_many_files_are_held_out_whole():
@@ -87,11 +93,20 @@ def test_many_files_are_held_out_whole():
 
 
 def test_few_files_are_split_at_the_tail_of_the_last():
-    for name, n in (("a.txt", 300), ("b.txt", 700)):
-        Path(name).write_bytes(b"x" * n)
-    train, val = split([Path("a.txt"), Path("b.txt")], 0.1)
-    assert train == [(Path("a.txt"), 0, 300), (Path("b.txt"), 0, 600)]
-    assert val == [(Path("b.txt"), 600, 700)]
+    a, b = Path("a.txt"), Path("b.txt")
+    a.write_bytes(b"x" * 300)
+    b.write_bytes(b"x" * 700)
+    assert split([a, b], 0.1) == ([(a, 0, 300), (b, 0, 600)], [(b, 600, 700)])
+
+
+def test_a_large_file_is_encoded_in_blocks_of_whole_lines(monkeypatch):
+    monkeypatch.setattr(prepare_py, "BLOCK", 100)
+    Path("t.txt").write_text("λ some words here\n" * 50, encoding="utf-8")
+    size = Path("t.txt").stat().st_size
+    for stop in (size, size - 5):
+        parts = [*blocks([(Path("t.txt"), 19, stop)], True)]
+        assert b"".join(parts) == Path("t.txt").read_bytes()[19:stop]
+        assert len(parts) > 5 and all(part.endswith(b"\n") and len(part) < 120 for part in parts[:-1])
 
 
 def test_a_folder_s_texts_are_taken_and_the_rest_is_named(capsys):
@@ -100,243 +115,160 @@ def test_a_folder_s_texts_are_taken_and_the_rest_is_named(capsys):
     Path("notes/sub/b.md").write_text("beta " * 30)
     Path("notes/picture.png").write_bytes(b"\x89PNG\0")
     Path("notes/.hidden").write_text("secret")
-    meta, _ = read(prepare("notes"))
+    meta, _ = read(prepare("notes", "notes/a.txt", name="x"))  # a text counts once
     assert meta["train"]["bytes"] + meta["val"]["bytes"] == 330
     assert "notes: 2 files taken, 1 without text left out" in capsys.readouterr().out
 
 
-def test_preparing_again_replaces_a_dataset_but_nothing_else():
+def test_a_dataset_of_another_text_is_replaced_only_with_overwrite(tiny):
     Path("a.txt").write_text("one " * 100)
-    prepare("a.txt")
+    old = read(prepare("a.txt"))[0]
+    assert read(prepare("a.txt"))[0] == old  # the same text is fine
+    assert mistake(prepare, "a.txt", tokenizer="gpt2", name="a").startswith(
+        "data/a holds another dataset (tokenizer was bytes, is gpt2): choose another --name, or replace it"
+    )
     Path("a.txt").write_text("two " * 50)
-    assert read(prepare("a.txt"))[0]["train"]["tokens"] == 180
-    Path("data/photos").mkdir()
-    Path("data/photos/me.jpg").write_text("")
-    for name in ("photos", "a"):
-        with pytest.raises(UsageError, match=f"data/{name} exists and is not only a dataset: choose another --name"):
-            prepare("a.txt", name=name)
-        assert Path("data/photos/me.jpg").exists() and Path("data/a/train.bin").exists()
-        Path("data/a/mine.txt").write_text("keep")
-    assert Path("data/a/mine.txt").exists()
+    assert "data/a holds another dataset (train.bin was " in mistake(prepare, "a.txt")
+    assert read(Path("data/a"))[0] == old and [p.name for p in Path("data").iterdir()] == ["a"]
+    assert read(prepare("a.txt", overwrite=True))[0]["train"]["tokens"] == 180
+    assert prepare("a.txt", tokenizer="gpt2", name="a", overwrite=True)
+    prepare("a.txt", overwrite=True)
+    assert load_dataset("a").tokenizer == {"name": "bytes"} and [p.name for p in Path("data").iterdir()] == ["a"]
 
 
-def test_a_text_inside_the_folder_to_be_replaced_is_safe():
+def test_nothing_but_a_dataset_is_replaced():
     Path("a.txt").write_text("one " * 100)
     prepare("a.txt")
-    for source in ("data/a", "data/a/meta.json"):
-        with pytest.raises(UsageError, match="the text lies in data/a, which would be replaced: choose another --name"):
-            prepare(source, name="a")
-    assert Path("data/a/meta.json").exists() and Path("data/a/train.bin").exists()
+    Path("data/photos").mkdir()
+    for file in (Path("data/photos/me.jpg"), Path("data/a/mine.txt")):
+        file.write_text("keep")
+        message = mistake(prepare, "a.txt", name=file.parent.name, overwrite=True)
+        assert message == f"{file.parent} exists and is not only a dataset: choose another --name"
+        assert file.exists()
 
 
-def test_memory_does_not_grow_with_the_file(monkeypatch):
-    monkeypatch.setattr(prepare_py, "PIECE", 1000)
-    taken, encoded, ahead = [], [], []
-    encode, stream = Tokenizer.encode, pieces
-
-    def count_taken(*args):
-        for piece in stream(*args):
-            taken.append(len(piece[1]))
-            ahead.append(len(taken) - len(encoded))
-            yield piece
-
-    def count_encoded(self, text, where):
-        encoded.append(len(text))
-        return encode(self, text, where)
-
-    monkeypatch.setattr(Tokenizer, "encode", count_encoded)
-    monkeypatch.setattr(prepare_py, "pieces", count_taken)
-    Path("a.txt").write_text("some words here\n" * 50_000)
-    prepare("a.txt")
-    assert sum(taken) == sum(encoded) == 800_000
-    assert max(taken) == 1000 and max(ahead) <= 4 * os.cpu_count()
+def test_the_same_data_are_so_by_tokenizer_and_sha256():
+    meta = {"tokenizer": "bytes", "train": {"sha256": "a" * 64}, "val": {"sha256": "b" * 64}}
+    assert same_data(meta, meta | {"source": "elsewhere"}) == ""
+    assert same_data(meta, meta | {"tokenizer": "gpt2"}) == "tokenizer was bytes, is gpt2"
+    assert same_data(meta, meta | {"val": {"sha256": "c" * 64}}) == f"val.bin was {'b' * 12}, is {'c' * 12}"
 
 
-def test_several_sources_need_a_name():
-    for i in "ab":
-        Path(f"{i}.txt").write_text(i * 100)
-    assert mistake("a.txt", "b.txt") == "several sources need a --name"
-    assert mistake().startswith("SOURCES is missing: stdlib, shakespeare, or text files")
-    assert read(prepare("a.txt", "b.txt", name="ab"))[0]["train"]["tokens"] == 180
-
-
-# ---------------------------------------------------------------------------- the standard library
+# ---------------------------------------------------------------------------- which text
 
 
 def test_the_standard_library_is_found_in_order_without_tests_and_packages():
     files = stdlib_files()
     assert files == sorted(files) == stdlib_files() and len(files) > 300
-    names = {p.name for p in files}
-    assert {"argparse.py", "heapq.py"} <= names
-    parts = {part for p in files for part in p.parts}
-    assert not parts & {"site-packages", "test", "tests", "idle_test"}
+    assert {"argparse.py", "heapq.py"} <= {p.name for p in files}
+    assert not {part for p in files for part in p.parts} & {"site-packages", "test", "tests", "idle_test"}
     assert sum(p.stat().st_size for p in files) > 5e6
 
 
-def test_a_python_without_sources_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(prepare_py.sysconfig, "get_paths", lambda: {"stdlib": "nowhere"})
-    assert "give your own, python prepare.py your.txt" in mistake("stdlib")
-
-
-def test_the_standard_library_s_version_is_its_source(monkeypatch):
-    monkeypatch.setattr(prepare_py, "stdlib_files", lambda: [Path("a.py")])
+def test_the_standard_library_is_prepared_where_it_is_missing(monkeypatch, tiny):
     Path("a.py").write_text("import this\n" * 99)
-    meta, _ = read(prepare("stdlib"))
-    assert meta["source"] == f"stdlib (Python {sys.version.split()[0]})"
-
-
-# ---------------------------------------------------------------------------- downloads
-
-
-def test_shakespeare_without_a_network_names_both_ways_out(monkeypatch):
-    def refuse(url, timeout):
-        assert url.startswith("https://") and timeout <= 60
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    message = mistake("shakespeare")
-    assert "no route to host" in message and "\n" not in message
-    assert "python prepare.py stdlib" in message and "python prepare.py your.txt" in message
+    monkeypatch.setattr(prepare_py, "stdlib_files", lambda: [Path("a.py")])
+    assert load_dataset("stdlib").meta["source"] == f"stdlib (Python {sys.version.split()[0]})"
+    assert load_dataset("stdlib-gpt2").meta["tokenizer"] == "gpt2"
 
 
 class Page:
     def __init__(self, content):
-        self.content = content
-
-    def read(self):
-        return self.content
+        self.read = lambda: content
 
 
-def test_shakespeare_is_checked_against_its_sha256(monkeypatch):
+def test_shakespeare_is_downloaded_once_and_checked(monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Page(b"not Shakespeare"))
-    assert f"not {prepare_py.SHAKESPEARE_SHA256}" in mistake("shakespeare")
+    assert f"not {prepare_py.SHAKESPEARE_SHA256}" in mistake(prepare, "shakespeare")
     monkeypatch.setattr(prepare_py, "SHAKESPEARE_SHA256", hashlib.sha256(TEXT.encode()).hexdigest())
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Page(TEXT.encode()))
     assert prepare("shakespeare") == Path("data/tinyshakespeare")
-    monkeypatch.setattr(urllib.request, "urlopen", None)  # the second time it is there
+    monkeypatch.setattr(urllib.request, "urlopen", None)  # the second time it is there, as if put there by hand
     prepare("shakespeare")
     Path("data/tinyshakespeare.txt").write_text("not Shakespeare")
-    with pytest.raises(UsageError, match=r"remove data.tinyshakespeare.txt"):
-        prepare("shakespeare")
+    assert "remove data/tinyshakespeare.txt" in mistake(prepare, "shakespeare")
 
 
-def test_an_encoding_that_cannot_be_loaded_is_explained(monkeypatch):
-    def refuse(name):
-        raise ConnectionError("no network")
+def test_what_needs_a_network_says_how_to_do_without(monkeypatch):
+    def refuse(url, timeout=0):
+        raise urllib.error.URLError("no route to host")
 
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    message = mistake(prepare, "shakespeare")
+    assert "no route to host" in message and "data/tinyshakespeare.txt" in message
     monkeypatch.setattr(tiktoken, "get_encoding", refuse)
-    Path("a.txt").write_text(TEXT)
-    message = mistake("a.txt", tokenizer="gpt2")
-    assert "could not load tokenizer gpt2 (ConnectionError" in message and "--tokenizer=bytes" in message
+    message = mistake(prepare, "a.txt", tokenizer="gpt2")
+    assert "URLError" in message and "TIKTOKEN_CACHE_DIR" in message and "--tokenizer=bytes" in message
 
 
 # ---------------------------------------------------------------------------- mistakes
 
-
-def test_what_cannot_be_prepared_is_one_line_and_leaves_nothing():
-    Path("empty.txt").write_text("")
-    Path("picture.png").write_bytes(b"\x89PNG\0\0")
-    Path("short.txt").write_text("abc")
-    Path("dark").mkdir()
-    Path("dark/x.png").write_bytes(b"\0")
-    Path("latin.txt").write_bytes("café ".encode("latin-1") * 100)
-    assert mistake("gone.txt") == "no file or folder gone.txt"
-    assert mistake("stdlb") == "no file or folder stdlb (did you mean stdlib?)"
-    assert mistake("needles") == "no file or folder needles: python -m lab.needles makes them"
-    assert mistake("empty.txt") == "empty.txt is not text: it is empty"
-    assert mistake("picture.png") == "picture.png is not text: it holds a NUL byte"
-    assert mistake("dark") == "no text in folder dark (1 files looked at)"
-    assert mistake("short.txt") == "the text is too short: val gets 1 tokens, and needs at least 2"
-    message = mistake("short.txt", val_fraction=0.9)
-    assert message == "the text is too short: train gets 0 tokens, and needs at least 2"
-    assert mistake("short.txt", val_fraction=1.0) == "val_fraction=1.0: must be more than 0 and less than 1"
-    assert mistake("short.txt", tokenizer="gtp2").endswith("(did you mean gpt2?)")
-    for name in ("../x", "a/b", "", ".", ".hidden"):
-        assert mistake("short.txt", name=name) == f"name={name}: must be the name of a folder, which goes under data/"
+LATIN = "latin.txt is not UTF-8: convert it (iconv -f latin1 -t utf-8), or take --tokenizer=bytes"
+RANGE = "val_fraction=1.0: must be more than 0 and less than 1"
 
 
-def test_a_text_in_another_encoding_is_named_unless_it_is_taken_as_bytes(tiny):
-    Path("latin.txt").write_bytes("café ".encode("latin-1") * 100)
-    message = mistake("latin.txt", tokenizer="gpt2")
-    assert message.startswith("latin.txt is not UTF-8 (a byte 0xe9 is out of place)") and "iconv" in message
-    _, tokens = read(prepare("latin.txt"))
-    assert tokens["train"][:5].tolist() == list(b"caf\xe9 ")
-
-
-def test_an_id_that_does_not_fit_is_refused_and_never_wrapped():
-    assert narrow(np.array([65535], np.uint32), "uint16", 70000).tolist() == [65535]
-    with pytest.raises(UsageError, match="token 65536 does not fit into uint16"):
-        narrow(np.array([65536], np.uint32), "uint16", 70000)
-    with pytest.raises(UsageError, match="token 300 does not fit into uint16 or a vocabulary of 256"):
-        narrow(np.array([300], np.uint32), "uint16", 256)
-
-
-def test_a_large_vocabulary_is_uint32(monkeypatch, tiny):
-    monkeypatch.setattr(type(tiny), "n_vocab", property(lambda self: 100_277))
+@pytest.mark.parametrize(
+    "sources, options, message",
+    [
+        ("", {}, "SOURCES is missing: stdlib, shakespeare, or text files and folders"),
+        ("a.txt short.txt", {}, "several sources need a --name"),
+        ("gone.txt", {}, "no file or folder gone.txt"),
+        ("stdlb", {}, "no file or folder stdlb (did you mean stdlib?)"),
+        ("empty.txt", {}, "empty.txt is empty"),
+        ("picture.png", {}, "picture.png is not text: it holds a NUL byte"),
+        ("utf16.txt", {"tokenizer": "gpt2"}, "utf16.txt is UTF-16: convert it (iconv -f utf-16 -t utf-8)"),
+        ("latin.txt", {"tokenizer": "gpt2"}, LATIN),
+        ("dark", {}, "no text in folder dark (1 files looked at)"),
+        ("short.txt", {}, "the text is too short: val gets 1 tokens, and needs at least 2"),
+        ("short.txt", {"val_fraction": 0.9}, "the text is too short: train gets 0 tokens, and needs at least 2"),
+        ("a.txt", {"val_fraction": 1.0}, RANGE),
+        ("a.txt", {"name": "../x"}, "name=../x: must be the name of a folder, which goes under data/"),
+        ("a.txt", {"name": ".x"}, "name=.x: must be the name of a folder, which goes under data/"),
+        ("a.txt", {"tokenizer": "gtp2"}, "no tokenizer gtp2: bytes or gpt2, "),
+    ],
+)
+def test_what_cannot_be_prepared_is_one_line_and_leaves_nothing(tiny, sources, options, message):
     Path("a.txt").write_text(TEXT, encoding="utf-8")
-    folder = prepare("a.txt", tokenizer="cl100k_base")
-    assert folder.name == "a-cl100k_base" and read(folder)[0]["dtype"] == "uint32"
+    Path("empty.txt").touch()
+    Path("short.txt").write_text("abc")
+    Path("latin.txt").write_bytes("café ".encode("latin-1") * 100)
+    Path("utf16.txt").write_text(TEXT, encoding="utf-16")
+    Path("dark").mkdir()
+    for path in ("picture.png", "dark/x.png"):
+        Path(path).write_bytes(b"\x89PNG\0\0")
+    found = mistake(prepare, *sources.split(), **options)
+    assert found == message or (message.endswith(" ") and found.startswith(message) and "did you mean gpt2?" in found)
+    assert not [*Path().glob("data/*")]
+
+
+def test_any_text_may_be_taken_as_bytes():
+    Path("latin.txt").write_bytes("café ".encode("latin-1") * 100)
+    assert bytes(read(prepare("latin.txt"))[1]["train"][:5]) == b"caf\xe9 "
+
+
+def test_the_command_line_takes_sources_and_options():
+    assert parse(prepare, ["a.txt", "b/", "--tokenizer=gpt2"]) == (["a.txt", "b/"], {"tokenizer": "gpt2"})
 
 
 # ---------------------------------------------------------------------------- tokenizers
 
 
-@given(st.text())
-def test_bytes_come_back(text):
-    tokenizer = Tokenizer()
-    text = text.encode("utf-8", "replace").decode()
-    assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
-
-
-@given(st.text())
-def test_an_encoding_comes_back_also_when_frozen_and_thawed(text):
-    tokenizer = Tokenizer(tiny_encoding())
-    text = text.encode("utf-8", "replace").decode()
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids.tolist()) == text
-    frozen = json.loads(json.dumps(tokenizer.freeze()))
-    assert Tokenizer.thaw(frozen).encode(text).tolist() == ids.tolist()
-    assert Tokenizer.thaw(frozen).vocab_size == tokenizer.vocab_size
-
-
-fragments = ["a", "the", " ", "\n", "\r\n", "\t", "λ", "42", ";", "();", "//", "'s", "hello", "\xa0"]
-
-
-@pytest.mark.parametrize("name", ["gpt2", "cl100k_base", "o200k_base"])
-@given(text=st.lists(st.sampled_from(fragments), max_size=200).map("".join), size=st.integers(1, 40))
-@example(text="a\n\nb", size=2)
-@example(text="a\n b", size=2)
-@example(text="a();\n//b", size=5)
-def test_pieces_encode_to_the_same_tokens_apart_as_together(name, text, size):
-    text, coder = text.encode(), Tokenizer(tiny_encoding(name))
-    Path("t.txt").write_bytes(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_py, "PIECE", size)
-        parts = [piece for _, piece in pieces([(Path("t.txt"), 0, len(text))], coder)]
-    assert b"".join(parts) == text
-    assert [i for part in parts for i in coder.encode(part).tolist()] == coder.encode(text).tolist()
-
-
-def test_lines_are_where_a_text_is_cut(monkeypatch):
-    monkeypatch.setattr(prepare_py, "PIECE", 100)
-    Path("t.txt").write_text("some words here\n" * 50)
-    parts = [piece for _, piece in pieces([(Path("t.txt"), 0, 800)], Tokenizer(tiny_encoding()))]
-    assert len(parts) >= 8 and all(part.endswith(b"\n") and len(part) % 16 == 0 for part in parts)
-
-
-def test_a_line_without_an_end_is_cut_between_characters(monkeypatch):
-    monkeypatch.setattr(prepare_py, "PIECE", 10)
-    monkeypatch.setattr(prepare_py, "LONGEST_PIECE", 30)
-    Path("t.txt").write_text("λ" * 100, encoding="utf-8")
-    parts = [piece.decode() for _, piece in pieces([(Path("t.txt"), 0, 200)], Tokenizer(tiny_encoding()))]
-    assert "".join(parts) == "λ" * 100 and len(parts) > 5
+@pytest.mark.parametrize("encoding", [None, *(tiny_encoding(name) for name in ("gpt2", "cl100k_base", "o200k_base"))])
+@given(text=texts)
+def test_every_text_comes_back_also_when_frozen_and_thawed(encoding, text):
+    tokenizer = Tokenizer(encoding)
+    ids = tokenizer.encode(text).tolist()
+    assert tokenizer.decode(ids) == text and tokenizer.encode(text.encode()).tolist() == ids
+    assert b"".join(map(tokenizer.bytes_of, ids)) == text.encode()
+    thawed = Tokenizer.thaw(json.loads(json.dumps(tokenizer.freeze())))
+    assert thawed.encode(text).tolist() == ids and thawed.vocab_size == tokenizer.vocab_size
 
 
 def test_stream_gives_whole_characters_and_marks_what_is_none():
     tokenizer = Tokenizer()
     assert list(tokenizer.stream("λa".encode())) == ["", "λ", "a", ""]
-    assert tokenizer.decode([0xFF, 65, 300]) == "\ufffdA\ufffd"
-    assert Tokenizer(tiny_encoding()).decode([65, 10_000]) == "A\ufffd"
+    assert tokenizer.decode([0xFF, 65]) == "\ufffdA"
+    assert Tokenizer(tiny_encoding()).decode([65, 10_000]) == "A"  # a row that pads the embedding
 
 
 def test_end_of_text_in_a_text_is_text():
@@ -345,77 +277,111 @@ def test_end_of_text_in_a_text_is_text():
     assert len(ids) > 1 and tokenizer.decode(ids) == "<|endoftext|>"
 
 
-def test_the_dataset_of_an_encoding_carries_it(tiny):
+# ---------------------------------------------------------------------------- what is read
+
+
+@given(
+    n=st.integers(2, 80),
+    block_size=st.integers(1, 9),
+    batch_size=st.integers(1, 4),
+    limit=st.integers(1, 90) | st.none(),
+)
+def test_evaluation_in_order_predicts_each_token_once(n, block_size, batch_size, limit):
+    on_disk = np.arange(n, dtype=np.uint16)
+    for tokens in (torch.arange(n, dtype=torch.int32), on_disk):
+        found = []
+        for x, y in Split(tokens, block_size).in_order(batch_size, limit):
+            assert x.shape == y.shape == (batch_size, block_size) and x.dtype == y.dtype == torch.int64
+            assert (y == x + 1)[y >= 0].all()
+            found += y[y >= 0].tolist()
+        assert found == [*range(1, min(n - 1, limit or n) + 1)]
+
+
+@given(n=st.integers(2, 80), block_size=st.integers(1, 9), length=st.none() | st.integers(2, 9))
+def test_windows_lie_within_the_split_and_reach_its_ends(n, block_size, length):
+    block_size, record = (length, {"length": length, "scored": [length - 1]}) if length else (block_size, None)
+    split = Split(np.arange(max(n, block_size + 1)), block_size, record)
+    x, y = split.windows(np.arange(split.n_windows))
+    assert x[:, 0].tolist() == [*range(0, split.n_windows * split.stride, split.stride)]
+    assert (x == x[:, :1] + torch.arange(block_size)).all() and (y == x + 1)[y >= 0].all()
+    assert len(split.tokens) - split.stride <= x.max() + 1 < len(split.tokens)
+
+
+@pytest.fixture
+def records():
+    """Records of 6 bytes, of which those at 2 and 5 count, as data/records."""
+    texts = {part: [f"{i:03d}+{i % 7}{i % 9}".encode() for i in range(n)] for part, n in (("train", 40), ("val", 11))}
+    return write_dataset("records", {"record": {"length": 6, "scored": [2, 5]}}, texts), texts
+
+
+def test_of_a_record_only_its_answers_count(records):
+    data = load_dataset("records", block_size=6)
+    x, y = data.train.windows(np.arange(data.train.n_windows))
+    assert [bytes(row.tolist()) for row in x] == records[1]["train"][:-1]  # the last one's y would need a token more
+    assert (y[:, [0, 2, 3, 5]] == -1).all() and torch.equal(y[:, [1, 4]], x[:, [2, 5]])
+
+
+def test_the_loss_of_records_is_the_mean_over_all_answers(records):
+    val = load_dataset("records", block_size=6).val
+    torch.manual_seed(0)
+    gpt = GPT(small(block_size=6, vocab_size=256)).eval()
+    with torch.no_grad():
+        p = gpt(val.tokens.view(-1, 6).long()).log_softmax(-1)
+    answers = [-p[r, i - 1, val.tokens[6 * r + i]].item() for r in range(11) for i in (2, 5)]
+    for batch_size in (1, 4, 11, 16):
+        found = evaluate(gpt, gpt, val, batch_size, None, contextlib.nullcontext())
+        assert found["val_loss"] == pytest.approx(np.mean(answers), rel=1e-5)
+
+
+@pytest.mark.parametrize("eval_tokens", [1, 7, 20, None])
+def test_bits_per_byte_are_over_the_bytes_of_the_tokens_that_are_evaluated(tiny, eval_tokens):
+    Path("a.txt").write_text("the hello λ\n" * 60, encoding="utf-8")
+    folder = prepare("a.txt", tokenizer="gpt2")
+    val = read(folder)[1]["val"]
+    targets = val[1:][:eval_tokens]
+    size = sum(len(tiny.decode_single_token_bytes(i)) for i in targets)
+    assert len(targets) < size
+    found = load_dataset("a-gpt2", block_size=8, eval_tokens=eval_tokens).bits_per_nat
+    assert type(found) is float and found == pytest.approx(len(targets) / size / math.log(2))
+    prepare("a.txt")
+    assert load_dataset("a", eval_tokens=eval_tokens).bits_per_nat == pytest.approx(1 / math.log(2))  # a byte a token
+
+
+def test_a_large_split_stays_on_disk(corpus, monkeypatch):
+    memory = load_dataset(corpus, block_size=8)
+    monkeypatch.setattr(prepare_py, "IN_MEMORY", 10)
+    disk = load_dataset(corpus, block_size=8)
+    assert isinstance(disk.val.tokens, np.memmap) and disk.bits_per_nat == memory.bits_per_nat
+    assert all(torch.equal(a, b) for a, b in zip(disk.val.windows(np.arange(9)), memory.val.windows(np.arange(9))))
+
+
+def test_a_dataset_is_found_by_its_name_and_as_a_shell_completes_it(corpus):
+    shutil.copytree(corpus, "data/hamlet")
+    shutil.copytree(corpus, "mine")
+    for name in ("hamlet", "data/hamlet", "data/hamlet/", "./mine"):
+        assert load_dataset(name).meta == load_dataset(corpus).meta
+    message = "no dataset data/hamlt (did you mean hamlet?): there is hamlet; python prepare.py makes one"
+    assert mistake(load_dataset, "hamlt") == message
+
+
+def test_a_dataset_that_cannot_be_used_is_explained(corpus, records):
+    for block_size, eval_tokens in ((5, None), (6, 5)):
+        message = mistake(load_dataset, "records", "cpu", block_size, eval_tokens)
+        assert message == (
+            "data/records consists of records of 6 tokens: block_size must be 6, and eval_tokens no less"
+        )
+    assert "tokens to train on: too few for block_size=100000" in mistake(load_dataset, corpus, block_size=100_000)
+
+
+@pytest.mark.parametrize("file, content", [("val.bin", b"shorter"), ("meta.json", b"{"), ("tokenizer.json", b"{}")])
+def test_a_damaged_dataset_is_explained_and_can_be_made_again(tiny, file, content):
     Path("a.txt").write_text(TEXT, encoding="utf-8")
     folder = prepare("a.txt", tokenizer="gpt2")
-    assert folder.name == "a-gpt2"
-    _, tokens = read(folder)
-    thawed = Tokenizer.thaw(json.loads((folder / "tokenizer.json").read_text()))
-    assert thawed.decode(np.concatenate([tokens["train"], tokens["val"]]).tolist()) == TEXT
-
-
-def test_the_command_line_takes_sources_and_options():
-    assert parse(prepare, ["a.txt", "b/", "--tokenizer=gpt2"]) == (["a.txt", "b/"], {"tokenizer": "gpt2"})
-
-
-def test_bytes_that_are_no_characters_are_cut_where_a_piece_is_longest(monkeypatch, tiny):
-    monkeypatch.setattr(prepare_py, "PIECE", 8)
-    monkeypatch.setattr(prepare_py, "LONGEST_PIECE", 32)
-    text = b"a" + b"\x80" * 100
-    Path("odd.txt").write_bytes(text)
-    coder = Tokenizer.named("gpt2")
-    assert b"".join(piece for _, piece in pieces([(Path("odd.txt"), 0, len(text))], coder)) == text
-    with pytest.raises(UsageError, match=r"odd\.txt is not UTF-8"):
-        prepare("odd.txt", tokenizer="gpt2")
-
-
-@unix
-def test_no_text_is_left_out_without_a_word(capsys):
-    for folder in ("notes/sub", "elsewhere/.git"):
-        Path(folder).mkdir(parents=True)
-    Path("notes/a.txt").write_text("alpha " * 30)
-    Path("elsewhere/b.txt").write_text("beta " * 30)
-    Path("elsewhere/.git/c.txt").write_text("gamma " * 30)
-    Path("notes/sub/linked").symlink_to(Path("elsewhere").resolve(), target_is_directory=True)
-    Path("notes/sub/up").symlink_to(Path("notes").resolve(), target_is_directory=True)
-    Path("notes/broken").symlink_to("nowhere")
-    meta, _ = read(prepare("notes"))
-    assert meta["train"]["bytes"] + meta["val"]["bytes"] == 330
-    assert "notes: 2 files taken, 1 without text left out" in capsys.readouterr().out
-
-
-@unix
-def test_a_link_that_leads_back_to_itself_is_a_mistake_in_one_line(capsys):
-    Path("data").mkdir()
-    Path("data/round").symlink_to("round")
-    Path("a.txt").write_text("alpha " * 30)
-    for words in (["a.txt", "--name=round"], ["data/round"]):
-        with pytest.raises(SystemExit):
-            run(prepare, words)
-        assert re.fullmatch(r"prepare.py: .*\bround\b.*\n", capsys.readouterr().err)
-
-
-def test_a_folder_that_cannot_be_read_is_named(monkeypatch):
-    Path("notes/sub").mkdir(parents=True)
-    Path("notes/a.txt").write_text("alpha " * 30)
-    original = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("sub"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return original(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    assert mistake("notes") == "cannot read notes/sub: Permission denied"
-
-
-def test_a_tokenizer_that_would_panic_is_refused(tiny):
-    frozen = Tokenizer(tiny).freeze()
-    few = " ".join(frozen["mergeable_ranks"].split(" ")[:100])
-    twice = frozen["mergeable_ranks"] + " " + "AAAA:5"
-    for wrong in ({"mergeable_ranks": few}, {"mergeable_ranks": twice}, {"pat_str": "("}):
-        with pytest.raises(UsageError, match="has a tokenizer that prepare"):
-            Tokenizer.thaw(frozen | wrong, "a.pt")
-    for pattern in ("a*?", r"(?:(?:a?)*)*b(?=c)\\1|(a+)+(?!x)\\1"):  # the first panics, the second gives up
-        with pytest.raises(UsageError, match="the tokenizer cannot encode the text"):
-            Tokenizer.thaw(frozen | {"pat_str": pattern}).encode("a" * 5000)
+    whole = bytearray((folder / file).read_bytes())
+    whole[0] ^= 1
+    for damaged in (content, whole):
+        (folder / file).write_bytes(damaged)
+        message = mistake(load_dataset, "a-gpt2")
+        assert message.startswith("data/a-gpt2 is damaged (") and "prepare it again with --overwrite" in message
+    prepare("a.txt", tokenizer="gpt2", overwrite=True)
+    assert load_dataset("a-gpt2")

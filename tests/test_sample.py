@@ -11,7 +11,6 @@ import tiktoken
 
 from configurable import UsageError, run
 from model import GPT, GPTConfig
-from plumbing.checkpoint import load, save
 from prepare import prepare
 from sample import sample
 from train import train
@@ -119,7 +118,7 @@ def test_text_comes_as_it_is_made(trained, monkeypatch):
         ({"top_p": 0.0}, "top_p=0.0: must be more than 0 and at most 1"),
         ({"num_samples": 0}, "num_samples=0: must be at least 1"),
         ({"prompt_file": "gone.txt"}, "cannot read gone.txt: No such file"),
-        ({"device": "gpu"}, "device=gpu: "),
+        ({"device": "gpu"}, "device=gpu (did you mean cuda?): "),
     ],
 )
 def test_mistakes(trained, options, message):
@@ -151,16 +150,6 @@ def test_without_a_checkpoint_those_that_there_are_are_named(trained):
 def test_no_checkpoint_is_explained():
     with pytest.raises(UsageError, match=r"no checkpoint out.gone"):
         sample("out/gone")
-
-
-def test_a_model_that_computes_nan_is_one_line(corpus):
-    train(GPTConfig("differential", n_embd=16, n_head=2), dataset=str(corpus), max_iters=0, out_dir="run")
-    checkpoint = load("run")
-    for weight in checkpoint["model"].values():
-        weight.mul_(1e10)
-    save(Path("large.pt"), checkpoint)
-    with pytest.raises(UsageError, match=r"large.pt has weights so large that its logits are nan or inf"):
-        sample("large.pt")
 
 
 @pytest.mark.parametrize("top_p", [1e-46, 1e-300])

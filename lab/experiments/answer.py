@@ -1,0 +1,143 @@
+"""How does a trained model answer "which one is missing?"
+
+python -m lab.experiments.answer out/missing-differential [more checkpoints]
+
+Its accuracy with more and fewer items, in other orders, and with parts of its maps replaced; and the row that answers.
+"""
+
+import dataclasses
+import functools
+import json
+import random
+from pathlib import Path
+from typing import Annotated
+
+import torch
+
+from configurable import PositiveInt, Range, Seed, UsageError, check, run
+from lab.analyze import edited, edits_for, inputs_of, is_difference, mean_maps, replaced
+from lab.show import look, mean_and_sd, spread, table
+from lab.tasks import draw_missing
+from model import GPT
+from plumbing.checkpoint import load_model, no_checkpoint_given
+from plumbing.run import drawing, provenance
+
+
+def answer(
+    *checkpoints: str,  # runs' folders (their best.pt is read) or checkpoint files
+    n_items: Annotated[tuple[int, ...], Range(ge=2)] = (6, 9, 12, 15, 18),  # numbers of items to try
+    contexts: PositiveInt = 1000,  # new contexts per number of items
+    orders: Annotated[int, Range(ge=2)] = 10,  # orders of the items in which each context is asked
+    seed: Seed = 1,  # seed of the contexts
+    out: str = "out/answer.jsonl",  # file to add a line per checkpoint to; a figure of each lies beside it
+):
+    """Measure accuracy with other contexts and with other maps; draw the row that answers. Returns the lines."""
+    check(answer, {"n_items": n_items, "contexts": contexts, "orders": orders, "seed": seed})
+    if not checkpoints:
+        raise no_checkpoint_given("CHECKPOINTS")
+    lines = []
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    for path in checkpoints:
+        gpt, checkpoint = load_model(path)
+        if "missing" not in checkpoint["data"]:
+            raise UsageError(f"{path} was not trained on the task `missing` of lab.tasks")
+        n, n_symbols = (checkpoint["data"]["missing"][name] for name in ("n_items", "n_symbols"))
+        if n_symbols < max(n_items):
+            raise UsageError(f"n_items={max(n_items)}: {path} knows {n_symbols} different items")
+        drawn = {i: draw_contexts(i, n_symbols, contexts, seed) for i in {*n_items, n}}
+        line = {"checkpoint": path, "attention": gpt.config.attention, "seed": checkpoint["options"]["seed"]}
+        line["items"] = {str(i): accuracy(longer(gpt, i), *drawn[i]) for i in n_items}
+        line["always right"] = in_other_orders(gpt, drawn[n][0], n, orders, seed)
+        line["interventions"] = intervened(gpt, *drawn[n])
+        line["answering"] = answering(gpt, drawn[n][0][:100], n)
+        lines.append(line | {"commit": provenance()["commit"]})
+        with open(out, "a", encoding="utf-8") as file:
+            file.write(json.dumps(lines[-1]) + "\n")
+        draw(Path(out).with_name(f"{Path(out).stem}-{len(lines)}.png"), gpt, *(z[:1] for z in drawn[n]))
+    for name in ("items", "interventions"):
+        print(f"\naccuracy\n\n{table(rows(lines, name))}")
+    print(f"\nright in each of {orders} orders:", *(f"{line['always right']:.2f}" for line in lines))
+    return lines
+
+
+def draw_contexts(n_items, n_symbols, count, seed):
+    """`count` contexts without their answers, BT, and their answers, B."""
+    draw = random.Random(f"{seed} solved {n_items}")
+    tokens = torch.tensor([[*draw_missing(draw, n_items, n_symbols)[0].encode()] for _ in range(count)])
+    return tokens[:, :-1], tokens[:, -1]
+
+
+def longer(gpt, n_items):
+    """The model with windows that hold n_items."""
+    config = dataclasses.replace(gpt.config, block_size=max(gpt.config.block_size, 2 * n_items + 1))
+    copy = GPT(config).eval()
+    copy.load_state_dict(gpt.state_dict())
+    return copy
+
+
+@torch.no_grad()
+def is_right(gpt, x, y):
+    """Whether the likeliest token after each of the contexts x BT is its answer y B: B bool."""
+    return torch.cat([gpt(part)[:, -1].argmax(-1) for part in x.split(100)]) == y
+
+
+def accuracy(gpt, x, y):
+    return is_right(gpt, x, y).float().mean().item()
+
+
+def in_other_orders(gpt, x, n_items, orders, seed):
+    """Share of the contexts x BT that are right in every one of so many orders, each of both lists."""
+    draw, lists = torch.Generator().manual_seed(seed), (slice(0, n_items), slice(n_items + 1, 2 * n_items))
+    first, second = (x[:, some] for some in lists)
+    y = first[~(first.unsqueeze(2) == second.unsqueeze(1)).any(2)]
+    always = torch.ones(len(x), dtype=torch.bool)
+    for _ in range(orders):
+        x = x.clone()
+        for some in lists:
+            x[:, some] = x[:, some].gather(1, torch.rand(x[:, some].shape, generator=draw).argsort(1))
+        always &= is_right(gpt, x, y)
+    return always.float().mean().item()
+
+
+@torch.no_grad()
+def answering(gpt, x, n_items):
+    """Rows of each layer, head and map: weight on the first list, on the second and on the bar, mean over contexts x."""
+    found = []
+    for layer, (block, z) in enumerate(zip(gpt.blocks, inputs_of(gpt, x), strict=True)):
+        for name, A in maps_of(block.attention, z).items():
+            for head, row in enumerate(A[:, :, -1].mean(0)):
+                first, bar, second = row.split((n_items, 1, n_items))[:3] if False else (row[:n_items], row[n_items], row[n_items + 1 : 2 * n_items])
+                sums = {"first": first.sum().item(), "second": second.sum().item(), "bar": bar.item()}
+                found.append({"layer": layer, "head": head, "map": name, **sums})
+    return found
+
+
+def maps_of(attention, x):
+    """{"A": A} and, of a difference, also A₁ and λA₂, each BGTT. x BTC"""
+    maps = {"A": attention.attention_map(x)}
+    if isinstance(attention, Differential):
+        A1, A2 = attention.both_maps(x)
+        maps |= {"A₁": A1, "λA₂": attention.lam * A2}
+    return maps
+
+
+@torch.no_grad()
+def draw(path, gpt, x, y):
+    """The row that answers the context x 1T, a column of panels per layer; black: the missing item y 1."""
+    layers = [
+        [(f"layer {i}, head {h}: {name}", A[0, h, -1].tolist()) for name, A in maps_of(b.attention, z).items() for h in range(A.size(1))]
+        for i, (b, z) in enumerate(zip(gpt.blocks, inputs_of(gpt, x), strict=True))
+    ]
+    tokens, (rows, columns) = x[0].tolist(), (len(layers[0]), len(layers))
+    colors = ["k" if token == y else look(gpt.config.attention)["color"] for token in tokens]
+    with drawing(path, 4.2 * columns, 0.8 + 1.7 * rows, rows, columns, sharey=True) as (figure, grid):
+        for axes, (title, weights) in zip(grid, (panel for row in zip(*layers, strict=True) for panel in row), strict=True):
+            axes.bar(range(len(tokens)), weights, color=colors)
+            axes.axhline(0, color="0.4", lw=0.8)
+            axes.set_xticks(range(len(tokens)), map(chr, tokens), fontsize=8, parse_math=False)
+            axes.set_title(title, fontsize=10)
+        figure.suptitle(f"{gpt.config.attention}: weights of the row that answers; black: the missing item", fontsize=10)
+
+
+if __name__ == "__main__":
+    run(answer, program="python -m lab.experiments.answer")

@@ -1,0 +1,44 @@
+"""The tables of lab/records/results.md are those of the records, and the course quotes them."""
+
+import re
+
+import pytest
+
+from conftest import ROOT
+from lab.report import RECORDS, TABLE, filled, load
+
+RESULTS = (RECORDS / "results.md").read_text(encoding="utf-8")
+COURSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def pairs(text):
+    """(mean, its digits, deviation) of every `x ± y`; signs are words in a sentence."""
+    for mean, deviation in re.findall(r"(\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)", text):
+        yield float(mean), len(mean.partition(".")[2]), float(deviation)
+
+
+def test_the_tables_are_those_of_the_records():
+    assert filled(RESULTS, load()) == RESULTS, "python -m lab.report writes them"
+
+
+def test_another_loss_changes_the_table():
+    _, description, _ = next(match for match in TABLE.findall(RESULTS) if "<!-- table code\n" in match[0])
+    text, records = f"<!-- table code\n{description}-->\n<!-- end -->", load()
+    before = filled(text, records)
+    one = next(r for r in records if (r["experiment"], r["attention"], r["seed"]) == ("code", "softmax1", 3))
+    one["best"] += 0.1
+    assert before.count("\n") == filled(text, records).count("\n") and before != filled(text, records)
+
+
+def test_a_row_without_records_is_a_mistake():
+    with pytest.raises(ValueError, match="nobody"):
+        filled("<!-- table x\nexperiment=text\nrows: attention=nobody\nloss: mean=best:4\n-->\n<!-- end -->", load())
+
+
+@pytest.mark.parametrize("page", COURSE, ids=lambda page: page.name)
+def test_every_deviation_of_the_course_stands_in_a_table(page):
+    tables = [*pairs("\n".join(line for line in RESULTS.splitlines() if line.startswith("|")))]
+    for mean, digits, deviation in pairs(page.read_text(encoding="utf-8")):
+        near = [0.5 * (10**-digits + 10**-more) * (more > digits) + 1e-9 for _, more, _ in tables]
+        both = zip(tables, near, strict=True)
+        assert any(abs(m - mean) <= e and abs(d - deviation) <= e for (m, _, d), e in both), f"{mean} ± {deviation}"
