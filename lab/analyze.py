@@ -5,7 +5,7 @@ python -m lab.analyze out/NAME [more checkpoints]                      on the va
 The terminal shows the few numbers that matter most; analysis.json has all of them, and a `key` that explains each.
 """
 
-import math
+import re
 import statistics
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -14,22 +14,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from configurable import PositiveInt, UsageError, check_ranges, comments, only_one, run
-from lab import maps, pictures
-from lab.gradients import KEY as OF_GRADIENTS
-from lab.gradients import gradients_of_heads
-from lab.interventions import KEY as OF_INTERVENTIONS
-from lab.interventions import interventions, visible_logits
-from lab.needles import LOOKS, find_needles, task_of
-from lab.show import table
-from model import GPT, GPTConfig
-from plumbing.checkpoint import load_model, no_checkpoint_given
-from plumbing.dataset import Split, check_record, load_dataset
-from plumbing.files import read_bytes, write_json
+from configurable import PositiveInt, Range, UsageError, check, only_one, run
+from lab import maps
+from lab.show import look, table
+from model import GPT
+from plumbing.checkpoint import load_model, no_checkpoint_given, write_json
 from plumbing.machine import device_name, find_device
-from plumbing.run import command, provenance, read_metrics
-from prepare import Tokenizer
+from plumbing.run import command, drawing, provenance, read_metrics
+from prepare import Tokenizer, load_dataset, same_data
 from train import watched
+
+READABLE = 32  # tokens that can be read beside a heatmap
+NEAR_ZERO = 1e-3  # colours of weights are on a logarithmic scale down to this, and linear from there to 0
 
 
 class Model(NamedTuple):
@@ -48,133 +44,85 @@ def analyze(
     windows: PositiveInt = 16,  # windows on which maps are measured, spread over the first --tokens
     layer: int | None = None,  # layer that map-NAME.png shows, from 0; none: the last layer
     head: int = 0,  # head that map-NAME.png shows, from 0
-    ngram: Annotated[int, "at least 2"] | None = None,  # tokens per repeated n-gram; none: 4 of bytes, else 2
+    ngram: Annotated[int, Range(ge=2)] | None = None,  # tokens per repeated n-gram; none: 4 of bytes, else 2
     out_dir: str = "out/analysis",  # folder for analysis.json and the figures
     device: str = "auto",  # cpu, cuda ...; auto: cuda where there is one, else cpu
 ):
-    """Look into trained models: a table on the terminal, analysis.json and figures in out_dir. Returns the report.
-
-    Where the dataset is missing, a given text is all that is read.
-    """
-    check_ranges(analyze, locals())
+    """Look into trained models: a table on the terminal, analysis.json and figures in out_dir. Returns the report."""
+    check(analyze, {"tokens": tokens, "windows": windows, "ngram": ngram})
     device, out = find_device(device), Path(out_dir)
     models = load_models(checkpoints, device)
-    check_models(models, layer, head)
-    tokenizer = Tokenizer.thaw(models[0].checkpoint["tokenizer"], checkpoints[0])
-    ids = read_text(text, text_file, tokenizer, models)
-    source, split = read_val(dataset, models, ids)
-    if ids is None:
-        ids = split.gather(np.arange(min(pictures.READABLE, len(split.tokens), block_size(models)))).cpu()
+    for name, _, gpt, _ in models:
+        if gpt.blocks[0].attention.attention_map is None:
+            raise UsageError(
+                f"{name} has no maps to look at: its attention, {gpt.config.attention}, is not linear in V"
+            )
+        for what, value, n in (("layer", layer or 0, len(gpt.blocks)), ("head", head, gpt.blocks[0].attention.G)):
+            if not 0 <= value < n:
+                raise UsageError(f"{what}={value}: {name} has {what}s 0 to {n - 1}")
+    data = dataset_of(models, dataset)
+    tokenizer = Tokenizer.thaw(data.tokenizer)
+    ids = shown_text(text, text_file, tokenizer, data.val, min(m.gpt.config.block_size for m in models))
     ngram = ngram or (2 if tokenizer.encoding else 4)
-    out.mkdir(parents=True, exist_ok=True)
     entries = []
     for model in models:
-        entries.append(entry := measure(model, split, tokens, windows, ngram))
-        print(headline(entry), flush=True)
-        shown = len(model.gpt.blocks) - 1 if layer is None else layer
-        pictures.draw_maps(out, entry, model.gpt, ids.to(device), tokenizer, shown, head)
-        pictures.draw_learned(out, entry)
-        pictures.draw_mixtures(out, entry)
-    report = {"command": command(), "device": device_name(device)}
-    report |= {name: value for name, value in provenance().items() if name in ("versions", "commit")}
-    report |= {"source": source, "ngram": ngram, "key": KEY, "checkpoints": entries}
+        entries.append(entry := measure(model, data.val, tokens, windows, ngram))
+        size = f"{entry['attention']}, {entry['parameters']:,} parameters, step {entry['step']}, seed {entry['seed']}"
+        print(f"{entry['path']}: {size}; maps of {entry['windows']} windows of {entry['T']} tokens", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    report = {"command": command(), "device": device_name(device), **provenance(), "source": data.name}
+    report |= {"ngram": ngram, "key": KEY, "checkpoints": entries}
     write_json(out / "analysis.json", report)
-    pictures.draw_weights(out / "weights.png", entries)
-    pictures.draw_losses(out / "losses.png", entries, source, ngram)
-    if any("needles" in entry for entry in entries):
-        pictures.draw_needles(out / "needles.png", entries)
     print(f"\n{table(compared(entries))}\n")
+    for entry, model in zip(entries, models, strict=True):
+        draw_maps(out, entry, model.gpt, ids.to(device), tokenizer, layer, head)
+        draw_learned(out, entry)
+    draw_losses(out / "losses.png", entries, data.name, ngram)
     print(f"{out}: figures, and analysis.json with all numbers and a `key` that explains each")
     return report
 
 
-# ---------------------------------------------------------------------------- what is read
-
-
 def load_models(checkpoints, device):
-    """A Model for each path. Raises UsageError where there is none, or two of them would write the same files."""
+    """A Model for each path. Raises UsageError where there is none, or one is given twice."""
     if not checkpoints:
         raise no_checkpoint_given("CHECKPOINTS")
-    files = [pictures.file_name(str(path)) for path in checkpoints]
-    if same := [path for path, file in zip(checkpoints, files, strict=True) if files.count(file) > 1]:
-        raise UsageError(f"{same[0]} is given twice, or the files of {' and '.join(map(str, same))} would be the same")
+    for path in checkpoints:
+        if [*map(file_name, checkpoints)].count(file_name(path)) > 1:
+            raise UsageError(f"{path} is given twice, or the files of two checkpoints would have the same names")
     loaded = [load_model(path, device) for path in checkpoints]
     kinds = [gpt.config.attention for gpt, _ in loaded]
     names = [kind if kinds.count(kind) == 1 else str(path) for kind, path in zip(kinds, checkpoints, strict=True)]
     return [Model(name, str(path), *pair) for name, path, pair in zip(names, checkpoints, loaded, strict=True)]
 
 
-def check_models(models, layer, head):
-    """Raises UsageError for models that cannot be compared, a layer or a head that one of them does not have."""
-    first, steps = models[0].checkpoint, {}
-    for name, _, gpt, checkpoint in models:
-        maps.check_map(name, gpt)
-        if checkpoint["tokenizer"] != first["tokenizer"]:
-            kinds = f"{name} has {checkpoint['data']['tokenizer']}, {models[0].name} {first['data']['tokenizer']}"
-            raise UsageError(f"the losses of different tokenizers cannot be compared: {kinds}")
-        n_layer, n_head = len(gpt.blocks), gpt.blocks[0].attention.n_heads
-        for what, value, n in (("layer", n_layer - 1 if layer is None else layer, n_layer), ("head", head, n_head)):
-            if not 0 <= value < n:
-                raise UsageError(f"{what}={value}: {name} has {what}s 0 to {n - 1}")
-        steps.setdefault(checkpoint["step"], []).append(name)
-    if len(steps) > 1:
-        of_steps = "; ".join(f"step {step}: {', '.join(names)}" for step, names in sorted(steps.items()))
-        print(f"warning: checkpoints of different steps are compared, which is not fair ({of_steps})")
+def dataset_of(models, name=None):
+    """The Dataset that the models were trained on, or data/<name>. Raises UsageError where it is of another tokenizer
 
-
-def block_size(models):
-    """The tokens that all of the models can see at once."""
-    return min(model.gpt.config.block_size for model in models)
-
-
-def read_text(text, text_file, tokenizer, models):
-    """The ids of a text to look at, T int64, or None where there is none. Raises UsageError."""
-    if only_one(text=text, text_file=text_file) is None:
-        return None
-    text = text if text_file is None else read_bytes(text_file)
-    ids = torch.from_numpy(tokenizer.encode(text, text_file or "the text").astype(np.int64))
-    if len(ids) < 2:
-        raise UsageError(f"the text has {len(ids)} token{'s' * (len(ids) != 1)}: 2 is the least")
-    if len(ids) > (T := block_size(models)):
-        name = next(model.name for model in models if model.gpt.config.block_size == T)
-        raise UsageError(f"the text has {len(ids)} tokens, and {name} sees {T} at once: give at most {T}")
-    check_vocabulary("the text", int(ids.max()), models)
-    return ids
-
-
-def read_val(dataset, models, ids):
-    """(name of what losses are measured on, its Split): the validation split. Raises UsageError.
-
-    It is the text `ids` where there is one and the models' dataset is missing. Its tokenizer must be the models'.
+    or, found by the name that a checkpoint has of it, of another text.
     """
-    first = models[0]
-    try:
-        data = load_dataset(dataset or first.checkpoint["options"]["dataset"], first.gpt.device)
-    except UsageError as error:
-        if ids is not None and dataset is None:
-            print(f"{error}; the text is all that is read")
-            return "the text", Split(ids, len(ids) - 1)
-        raise
-    folder, meta = data.folder, data.meta
-    if meta["tokenizer"] != first.checkpoint["data"]["tokenizer"]:
-        raise UsageError(
-            f"{folder} is in {meta['tokenizer']}, {first.name} reads {first.checkpoint['data']['tokenizer']}"
-        )
-    check_vocabulary(folder, meta["vocab_size"] - 1, models)
-    for name, _, gpt, checkpoint in models:
-        check_record(folder, meta.get("record"), gpt.config.block_size)
-        if checkpoint["data"]["train"]["sha256"] != meta["train"]["sha256"]:
-            print(
-                f"warning: {name} was trained on another text than {folder}: it may know some of its validation split"
+    first, device = models[0], models[0].gpt.device
+    data = load_dataset(name or first.checkpoint["options"]["dataset"], device)
+    for model in models:
+        if model.checkpoint["tokenizer"] != data.tokenizer:
+            of = model.checkpoint["data"]["tokenizer"]
+            raise UsageError(f"{data.folder} is in {data.meta['tokenizer']}, {model.name} reads {of}")
+        if (other := same_data(model.checkpoint["data"], data.meta)) and name is None:
+            raise UsageError(
+                f"{data.folder} is not what {model.name} was trained on ({other}): "
+                f"--dataset={data.name} measures on it all the same"
             )
-    return data.name, data.val
+    return data
 
 
-def check_vocabulary(what, largest, models):
-    """Raises UsageError where a model has no row for a token."""
-    for name, _, gpt, _ in models:
-        if largest >= (n := gpt.config.vocab_size):
-            raise UsageError(f"{what} has token {largest}, and the vocabulary of {name} is 0 to {n - 1}")
+def shown_text(text, text_file, tokenizer, split, block_size):
+    """The ids of the text that heatmaps show, T int64. Raises UsageError."""
+    if only_one(text=text, text_file=text_file) is None:
+        return split.gather(np.arange(min(READABLE, len(split.tokens), block_size))).cpu()
+    text = text if text_file is None else Path(text_file).read_bytes()
+    ids = torch.from_numpy(tokenizer.encode(text).astype(np.int64))
+    if not 2 <= len(ids) <= block_size:
+        raise UsageError(f"the text has {len(ids)} tokens: give 2 to {block_size}, the models' block_size")
+    return ids
 
 
 # ---------------------------------------------------------------------------- what is measured
@@ -187,71 +135,46 @@ def measure(model, split, tokens, windows, ngram):
     options = checkpoint["options"]
     entry = {"name": name, "path": path, "parameters": gpt.n_params(), "step": checkpoint["step"]}
     entry |= {"seed": options["seed"], "dataset": options["dataset"], **checkpoint["config"]}
-    with tqdm(desc=name, unit="part", leave=False, disable=None) as bar:
-        x, y = maps.cut(split, tokens, gpt)
-        nats = maps.losses(gpt, x, y)
-        bar.update()
-        chosen = torch.linspace(0, len(x) - 1, min(windows, len(x))).long()
-        some = x[chosen]
-        inputs, outputs = maps.activations(gpt, some)
-        heads, counts = [], torch.zeros(len(maps.EDGES) - 1)
-        for depth, (block, z) in enumerate(zip(gpt.blocks, inputs, strict=True)):
-            heads += [{"layer": depth, "head": h, **row} for h, row in enumerate(maps.of_heads(block.attention, z))]
-            counts += maps.histogram(block.attention, z)
-            bar.update()
-        for row, gradients in zip(heads, gradients_of_heads(gpt, some, y[chosen]), strict=True):
-            row |= gradients
-        entry |= {"tokens": x.numel(), "windows": len(some), "T": x.size(1)}
-        entry |= {"loss": maps.split_losses(nats, maps.completes(x, y, ngram)), "heads": heads}
-        entry["weights"] = (counts / counts.sum()).tolist()
-        entry["outliers"] = maps.all_outliers({"logits": visible_logits(gpt, inputs), "hidden": outputs})
-        entry["interventions"] = interventions(gpt, inputs, x, y, nats, bar.update)
+    x, y = maps.cut(split, tokens, gpt)
+    nats = maps.losses(gpt, x, y)
+    some = x[torch.linspace(0, len(x) - 1, min(windows, len(x))).long()]
+    inputs, outputs = maps.activations(gpt, some)
+    heads, layers = [], list(zip(gpt.blocks, inputs, strict=True))
+    for depth, (block, z) in enumerate(tqdm(layers, name, leave=False, disable=None)):
+        heads += [{"layer": depth, "head": h, **row} for h, row in enumerate(maps.of_heads(block.attention, z))]
+    entry |= {"tokens": x.numel(), "windows": len(some), "T": x.size(1), "heads": heads}
+    hit, counts = maps.completes(x, y, ngram), ~nats.isnan()
+    groups = {"loss": counts, "loss_hit": hit & counts, "loss_rest": ~hit & counts}
+    entry |= {of: nats[which].mean().item() if which.any() else None for of, which in groups.items()}
+    entry["hit_share"] = hit[counts].float().mean().item()
+    entry["by_position"] = [None if z != z else z for z in nats.nanmean(0).tolist()]
+    logits = [S[S.isfinite()] for b, z in layers if (S := maps.all_scores(b.attention, z[:1])) is not None]
+    entry["outliers"] = {of: maps.outliers(torch.cat(of_layers)) for of, of_layers in
+                         (("scores", logits), ("hidden", [z.flatten() for z in outputs])) if of_layers}  # fmt: skip
+    entry["interventions"] = maps.interventions(gpt, inputs, x, y, nats)
     entry["learned"] = learned(gpt, path)
-    entry["mixtures"] = maps.mixtures(gpt)
-    if task := task_of(checkpoint):
-        entry["needles"] = find_needles(gpt, **task)
     return entry
 
 
 def learned(gpt, path):
-    """λ or g of each layer (g: the mean of its heads) at step 0, from metrics.jsonl beside the checkpoint, and now.
-
-    {name: {"start": [] where there is no such file, "now": [...], "over_training": [[step, layer 0's, ...], ...]}}
-    """
+    """{name: [[step, layer 0's, ...], ...]} of learned numbers, means over heads: those in metrics.jsonl, and now."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    rows, numbers = read_metrics(folder / "metrics.jsonl"), {}
-    for name, now in watched(gpt).items():
-        fits = [row for row in rows if list(map(len, row.get(name, ()))) == list(map(len, now))]
-        course = [[row["step"], *map(np.mean, row[name])] for row in fits]
-        start = course[0][1:] if course and course[0][0] == 0 else []
-        numbers[name] = {"start": start, "now": [float(np.mean(layer)) for layer in now], "over_training": course}
-    return numbers
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if "val_loss" in row]
+    return {
+        name: [[row["step"], *map(statistics.fmean, row[name])] for row in rows if name in row]
+        + [["now", *map(statistics.fmean, now)]]
+        for name, now in watched(gpt).items()
+    }
 
 
-KEY = {name: f"Option of the model: {comment}." for name, comment in comments(GPTConfig).items()}
-KEY |= maps.KEY | OF_GRADIENTS | OF_INTERVENTIONS
-KEY |= {
-    "parameters": "How many numbers the model has learned.",
-    "step": "Training steps before the checkpoint was saved.",
-    "seed": "Seed of the run.",
-    "learned": "Learned numbers of the mechanism: lam is λ of differential, g that of temperature.",
-    "ngram": "Length of the n-grams whose repetitions are counted, in tokens.",
-    "start": "The learned number of each layer at step 0, mean over its heads; empty where metrics.jsonl is missing.",
-    "now": "The learned number of each layer in the checkpoint, mean over its heads.",
-    "over_training": "Step, then the learned number of each layer, for each evaluation in metrics.jsonl.",
-    "by_n": "Needles: queries answered, for 1, 2 ... needles in a context.",
-    "by_depth": "Needles: queries answered, by the depth of the needle asked for, from 0 (first) to 1 (last).",
-    "by_length": "Needles: queries answered, by the length of the context.",
-    "attention": "The mechanism. In needles: where each head looks in the rows that predict the first answer.",
-    "needles": "Needles in a context.",
-    "length": "Tokens in a context.",
-    "depth": "Where the needle asked for lies: 0 first, 1 last.",
-    "exact": "Share of first queries that are answered exactly, with every digit.",
-    "of": "In outliers: what the numbers are of, visible logits or hidden states. In needles: number of contexts.",
-    "answer": "Share of a row's |a| on the needle that is asked for.",
-    "other needles": "Share of a row's |a| on the other needles.",
-    "filler": "Share of a row's |a| on the filler between the needles.",
-    "query": "Share of a row's |a| on the query itself, and on what comes after it.",
+KEY = maps.KEY | {
+    "loss": "Mean loss, in nats per token.",
+    "loss_hit": "Loss of the tokens that complete an n-gram that is in their window already; loss_rest: of the others.",
+    "hit_share": "Share of the tokens that complete an n-gram which is in their window already.",
+    "by_position": "Loss at each position of the window, in nats per token; null where no token counts.",
+    "outliers": "Of the visible scores, and of the hidden states: largest size, median size, kurtosis (normal: 3).",
+    "loss_change": "Loss with an intervention less the loss without it, in nats per token; its error is over windows.",
+    "learned": "Step, then λ, g or b of each layer, mean over its heads.",
 }
 
 
@@ -261,86 +184,133 @@ KEY |= {
 LINES = {  # a line of the table: its number in `numbers`, a sentence, how it is printed
     "loss": ("loss, nats per token", ".4f"),
     "negative_share": ("weights below zero: share of the visible weights", ".1%"),
-    "negative_mass": ("weights below zero: share of the sum of absolute weights", ".1%"),
-    "effective_tokens": ("tokens that a row is spread over, on average (exp of its entropy)", ".3g"),
+    "near_zero": ("weights near zero: less than a tenth of the uniform share of their row", ".1%"),
+    "effective_tokens": ("tokens that a row is spread over (exp of its entropy)", ".3g"),
+    "score_range": ("range of the scores of a row, Δ", ".3g"),
+    "cancelled": ("how much of a row of A₁ and λA₂ cancels", ".3f"),
     "on_first": ("share of a row on the first token (the sink)", ".1%"),
-    "Δ loss, negative by 0": ("loss without the negative weights, change in nats per token", "+z.4f"),
-    "Δ loss, λ by 0": ("loss without the second map (λ = 0), change in nats per token", "+z.4f"),
-    "Δ loss, logits in 4 bits": ("loss with logits rounded to 4 bits, change in nats per token", "+z.4f"),
-    "exact": ("needles: queries answered exactly, with as many needles as in training", ".1%"),
-    "answering, answer": ("needles: share of a row on the right needle while it answers", ".1%"),
-    "answering, filler": ("needles: share of a row on the filler while it answers", ".1%"),
+    "negative by 0": ("loss without the negative weights, change in nats per token", "+.4f"),
+    "λ by 0": ("loss without the second map (λ = 0), change in nats per token", "+.4f"),
+    "scores in 4 bits": ("loss with scores rounded to 4 bits, change in nats per token", "+.4f"),
 }
 
 
-def headline(entry):
-    """The line of a checkpoint, before the table."""
-    size = f"{entry['attention']}, {entry['parameters']:,} parameters, step {entry['step']}, seed {entry['seed']}"
-    return f"{entry['path']}: {size}; maps of {entry['windows']} windows of {entry['T']} tokens"
-
-
 def compared(entries):
-    """Rows for a table: a sentence, and its number in each column; mean ± standard deviation where that is of several.
-
-    Numbers of heads are means over layers and heads.
-    """
-    of, rows = {title: [numbers(entry) for entry in column] for title, column in columns(entries).items()}, []
+    """Rows for a table: a sentence, and its number for each checkpoint. Numbers of heads are means over them all."""
+    of, rows = {entry["name"]: numbers(entry) for entry in entries}, []
     for name, (sentence, digits) in LINES.items():
-        values = {title: [row[name] for row in column if name in row] for title, column in of.items()}
-        if any(values.values()):
-            rows.append({"number": sentence} | {title: cell(some, digits) for title, some in values.items()})
+        cells = {title: f"{found[name]:{digits}}" for title, found in of.items() if found.get(name) is not None}
+        rows += [{"number": sentence} | cells] if cells else []
     return rows
 
 
-def columns(entries):
-    """{title: entries}: a column per checkpoint; one for all of a mechanism that differ in their seeds alone."""
-    groups, together = {}, {}
-    for entry in entries:
-        groups.setdefault(entry["attention"], []).append(entry)
-    for kind, group in groups.items():
-        shapes = [[entry.get(name) for name in ("dataset", *GPTConfig.__dataclass_fields__)] for entry in group]
-        if shapes.count(shapes[0]) == len({entry["seed"] for entry in group}) == len(group) > 1:
-            together[f"{kind}, mean ± sd of {len(group)}"] = group
-        else:
-            together |= {entry["name"]: [entry] for entry in group}
-    return together
-
-
-def cell(values, digits):
-    """Mean ± standard deviation of the values; '' where there are none."""
-    if not values:
-        return ""
-    spread = f" ± {statistics.stdev(values):{digits.lstrip('+')}}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):{digits}}{spread}"
-
-
 def numbers(entry):
-    """`summary`, without what there is not, and with the number of LINES that depends on the number of needles."""
-    exact = {"exact": entry["needles"]["by_n"][-1]["exact"]} if "needles" in entry else {}
-    found = summary(entry) | exact
-    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+    """{name: number} of a checkpoint."""
+    heads = entry["heads"]
+    means = {name: statistics.fmean(row[name] for row in heads) for name in heads[0] if name not in ("layer", "head")}
+    return means | {"loss": entry["loss"]} | {row["what"]: row["loss_change"] for row in entry["interventions"]}
 
 
-def summary(entry):
-    """{name: number or None} of a checkpoint."""
-    loss, heads = entry["loss"], entry["heads"]
-    numbers = {name: entry[name] for name in ("parameters", "step", "seed")}
-    numbers |= {"loss": loss["all"], "loss of repeated n-grams": loss["hit"], "loss of the rest": loss["rest"]}
-    numbers["share of repeated n-grams"] = loss["hit_share"]
-    numbers |= {
-        name: float(np.mean([row[name] for row in heads])) for name in heads[0] if name not in ("layer", "head")
-    }
-    numbers["sink_rate"] = maps.sink_rate([row["on_first"] for row in heads])
-    for row in entry["outliers"]:
-        if row["layer"] == "all":
-            wanted = ("top_1", "top_2", "top_3", "top_10", "top_100", "median", "kurtosis", "inf_norm")
-            numbers |= {f"{row['of']} {name}": row[name] for name in wanted if name in row}
-    numbers |= {f"Δ loss, {row['what']}": row["loss_change"] for row in entry["interventions"]}
-    if needles := entry.get("needles"):
-        numbers |= {f"exact, {row['needles']} needles": row["exact"] for row in needles["by_n"]}
-        for name in LOOKS:
-            numbers[f"answering, {name}"] = float(np.mean([row[name] for row in needles["attention"]]))
-    return numbers
+def file_name(path):
+    """A checkpoint's path as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", str(path)).strip("-.")
+
+
+def described(entry):
+    """What a figure says of a checkpoint."""
+    size = f"{entry['n_layer']} layers of {entry['n_embd']}, {entry['parameters'] / 1e6:.2f}M parameters"
+    return f"{entry['attention']}, {size}; {entry['dataset']}, step {entry['step']}, seed {entry['seed']}"
+
+
+@torch.no_grad()
+def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
+    """maps-NAME.png: every head on the tokens ids. map-NAME.png: one of them, large; of differential A₁, λA₂ and A."""
+    name, layer = file_name(entry["name"]), len(gpt.blocks) - 1 if layer is None else layer
+    inputs, _ = maps.activations(gpt, ids[None])
+    of_layers = [block.attention.attention_map(x)[0] for block, x in zip(gpt.blocks, inputs, strict=True)]
+    rows, columns = len(of_layers), len(of_layers[0])
+    with drawing(out / f"maps-{name}.png", max(5.5, 1.6 * columns + 1.5), 1.6 * rows + 1, rows, columns) as (
+        figure,
+        grid,
+    ):
+        named = [
+            (f"layer {i}, head {j}", A) for i, layer_maps in enumerate(of_layers) for j, A in enumerate(layer_maps)
+        ]
+        heatmaps(figure, grid, named, None)
+        figure.suptitle(f"Attention weights on {len(ids)} tokens\n{described(entry)}", fontsize=9, parse_math=False)
+
+    attention, shown = gpt.blocks[layer].attention, {"A": of_layers[layer][head]}
+    if maps.is_difference(attention, inputs[layer]):
+        A1, A2 = (A[0, head] for A in attention.both_maps(inputs[layer]))
+        shown = {"A₁": A1, "λA₂": attention.lam.flatten()[0] * A2, "A = A₁ − λA₂": shown["A"]}
+    side = max(4.5, 0.2 * min(len(ids), READABLE))
+    with drawing(out / f"map-{name}.png", len(shown) * side + 1, side + 0.8, 1, len(shown)) as (figure, grid):
+        words = [spelled(tokenizer.decode([i])) for i in ids.tolist()] if len(ids) <= READABLE else None
+        heatmaps(figure, grid, list(shown.items()), words)
+        title = f"Layer {layer}, head {head}: a row is a token that looks, a column what it sees (−: negative)"
+        figure.suptitle(f"{title}\n{described(entry)}", fontsize=10, parse_math=False)
+
+
+def spelled(word):
+    """A token as a label: ⏎ for a new line, ␣ for a space, · for what cannot be printed."""
+    marks = {"\n": "⏎", " ": "␣", "\t": "→", "\ufffd": "·"}
+    return "".join(marks.get(c, c if c.isprintable() else "·") for c in word)
+
+
+def heatmaps(figure, grid, named, words):
+    """Each (title, A TT) of `named` in one of the axes `grid`, on one scale: orange above 0, blue and marked below."""
+    from matplotlib.colors import LinearSegmentedColormap, SymLogNorm
+
+    colors = LinearSegmentedColormap.from_list("signed", ("#00407a", "#0068be", "white", "#d66e00", "#7a3c00"))
+    figure.get_layout_engine().set(w_pad=0.12)  # inches, for the words on the left
+    hidden = ~maps.visible(named[0][1].size(-1)).numpy()
+    drawn = [np.ma.array(A.float().cpu().numpy(), mask=hidden) for _, A in named]
+    largest = max(2 * NEAR_ZERO, *(abs(A).max() for A in drawn))
+    norm = SymLogNorm(NEAR_ZERO, linscale=0.3, vmin=-largest, vmax=largest)
+    for axes, (title, _), A in zip(grid, named, drawn, strict=True):
+        image = axes.imshow(A, cmap=colors, norm=norm, interpolation="nearest")
+        axes.set_facecolor("0.88")
+        axes.set_title(title, fontsize=11 if words else 8)
+        if words:  # in grey, too, it shows which are negative
+            y, x = np.nonzero((-A > NEAR_ZERO).filled(False))
+            axes.plot(x, y, ls="", marker="_", ms=5, color="white")
+            axes.set_xticks(range(len(words)), words, fontsize=9, parse_math=False)
+            axes.set_yticks(range(len(words)), words, fontsize=9, parse_math=False)
+        else:
+            axes.tick_params(labelsize=6)
+    figure.colorbar(image, ax=grid, label="weight (grey: the future, hidden)", shrink=0.6)
+
+
+def draw_learned(out, entry):
+    """lam-NAME.png or g-NAME.png: what each layer has learned against steps, where metrics.jsonl has it."""
+    for name, rows in entry["learned"].items():
+        if len(rows) < 2:
+            continue
+        with drawing(out / f"{name}-{file_name(entry['name'])}.png", 7, 4.5) as (_, (axes,)):
+            steps, *layers = zip(*rows[:-1], strict=True)
+            for i, values in enumerate(layers):
+                axes.plot(steps, values, color=f"C{i % 10}", marker="osD^vx*+"[i % 8], label=f"layer {i}")
+            axes.set(xlabel="step", ylabel="λ" if name == "lam" else f"{name}, mean over the heads of a layer")
+            axes.set_title(described(entry), fontsize=9, parse_math=False)
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=8)
+
+
+def draw_losses(path, entries, source, ngram):
+    """Loss by position in the window, and of tokens that repeat an n-gram and of the rest."""
+    with drawing(path, 11, 4.5, 1, 2, width_ratios=(2, 1)) as (figure, (left, right)):
+        for i, entry in enumerate(entries):
+            style = look(entry["attention"]) | {"ls": ("-", "--", "-.", ":")[i % 4], "label": entry["name"]}
+            y = np.array(entry["by_position"], float)  # None is NaN
+            left.plot(range(1, len(y) + 1), y, **style, ms=4, lw=1, markevery=(i, max(1, len(y) // 8)))
+            pair = np.array([entry["loss_hit"], entry["loss_rest"]], float)
+            right.plot(np.arange(2) + 0.06 * i, pair, **style | {"ls": ""}, ms=6)
+        left.set(xlabel="tokens read in the window", ylabel="loss (nats per token)")
+        right.set_xticks([0, 1], [f"completes a\nrepeated {ngram}-gram", "the rest"])
+        right.set(xlim=(-0.3, 1.5), ylabel="loss (nats per token)")
+        left.legend(fontsize=8)
+        title = f"Loss on {entries[0]['tokens']:,} tokens of {source}"
+        figure.suptitle(f"{title}\n{described(entries[0])}", fontsize=10, parse_math=False)
 
 
 if __name__ == "__main__":

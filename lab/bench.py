@@ -37,6 +37,7 @@ from plumbing.run import ROOT, command, drawing, provenance
 from prepare import Split
 from train import evaluate, make_optimizer, train
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler would print lines of its own
 SEED = 1337  # of weights and tokens
 WORDS = {
     "parts": ("step", "attention", "sampling", "race"),
@@ -116,32 +117,31 @@ class Plan:
 
 
 def in_turns(steps, repetitions, device):
-    """{name: {"seconds": [one per round], "peak_bytes", "kernel"}} of `steps`, {name: function}.
-
-    A function that runs out of the GPU's memory has {"failed": reason} instead.
-    """
-    measures = {name: warm_up(step, device) for name, step in tqdm(steps.items(), "warm-up", disable=None)}
-    names = [name for name in steps if "failed" not in measures[name]]
+    """{name: [seconds, one per round]} of `steps`, {name: function}; None for one that runs out of the GPU's memory."""
+    seconds = {}
+    for name, step in tqdm(steps.items(), "warm-up", disable=None):
+        try:
+            step()  # compiles
+            step()  # fills caches
+            seconds[name] = []
+        except torch.OutOfMemoryError:
+            seconds[name] = None
+    names = [name for name in steps if seconds[name] is not None]
     for r in tqdm(range(repetitions), "rounds", disable=None):
         first = r % max(1, len(names))  # nobody is always first
         for name in names[first:] + names[:first]:
-            measures[name]["seconds"].append(seconds_of(steps[name], device))
-    return measures
+            seconds[name].append(seconds_of(steps[name], device))
+    return seconds
 
 
-def warm_up(step, device):
-    """Bytes that the third call of `step` allocates at most, beyond those before it, and the kernel that attends."""
+def footprint(step, device):
+    """(the most bytes that a call allocates at once beyond those before it, the kernel that computes attention)"""
     cuda = device.type == "cuda"
-    try:
-        step()  # compiles
-        step()  # fills caches
-        if cuda:
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-        with profile(profile_memory=not cuda) as trace:
-            step()
-    except torch.OutOfMemoryError:
-        return {"failed": "out of memory"}
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    with profile(profile_memory=not cuda) as trace:
+        step()
     if cuda:
         peak = torch.cuda.max_memory_allocated(device) - before
     else:
@@ -150,7 +150,7 @@ def warm_up(step, device):
         peak = max(itertools.accumulate(event.nbytes() for event in changes), default=0)
     names = " ".join(event.key for event in trace.key_averages())
     kernels = {*re.findall(r"_scaled_dot_product_(?:attention_)?(flash|efficient|cudnn|math)", names)}
-    return {"seconds": [], "peak_bytes": peak, "kernel": " ".join(sorted(kernels)) or "none"}
+    return peak, " ".join(sorted(kernels)) or "none"
 
 
 def seconds_of(step, device):
@@ -168,9 +168,9 @@ def quartiles(values):
     return np.percentile([*values], (25, 50, 75)).tolist()
 
 
-def speedup(base, measure):
+def speedup(base, seconds):
     """Quartiles of the rounds' ratios: how many times as fast as `base` a function was."""
-    return quartiles(b / s for b, s in zip(base["seconds"], measure["seconds"], strict=True))
+    return quartiles(b / s for b, s in zip(base, seconds, strict=True))
 
 
 def in_mode(mode, function):
@@ -215,7 +215,7 @@ def training_steps(plan, T, tokens):
         adam = [p for p in net.parameters() for _ in range(3)]  # each weight, and AdamW's two moments of its gradient
         held[name] = sum(z.nbytes for z in (*net.buffers(), *adam))
         flops[name] = sum(net.flops_per_token(T)) if name[0] != "nanoGPT" else 0
-    return speed_rows(plan, T, tokens, plan.in_turns(steps), held, flops)
+    return speed_rows(plan, T, tokens, steps, held, flops)
 
 
 def training_step(net, loss_of, optimizer, x, y, autocast):
@@ -242,7 +242,7 @@ def attention_alone(plan, T, tokens):
         steps[name] = functools.partial(attention_step, mixed, x, qkv, plan.autocast)
         held[name] = sum(z.nbytes for z in qkv)
         flops[name] = 3 * layer.flops((T + 1) / 2)  # backward is twice the forward
-    return speed_rows(plan, T, tokens, plan.in_turns(steps), held, flops)
+    return speed_rows(plan, T, tokens, steps, held, flops)
 
 
 def mix(layer, x, q, k, v):
@@ -257,23 +257,23 @@ def attention_step(mixed, x, qkv, autocast):
         z.grad = None
 
 
-def speed_rows(plan, T, tokens, measures, held, flops):
-    """A row per variant, measured on `tokens` tokens in windows of T; held: bytes before the step began."""
-    rows = []
-    for (attention, path, mode), measure in measures.items():
+def speed_rows(plan, T, tokens, steps, held, flops):
+    """A row per variant, whose step reads `tokens` tokens in windows of T. held: its bytes before the step began."""
+    rows, measured = [], plan.in_turns(steps)
+    for name, seconds in measured.items():
+        attention, path, mode = name
         row = {"T": T, "attention": attention, "path": path, "mode": mode}
         rows.append(row)
-        if "failed" in measure:
-            row |= measure
+        if seconds is None:
+            row["failed"] = "out of memory"
             continue
-        row["tokens_per_second"] = quartiles(tokens / s for s in measure["seconds"])
-        if "seconds" in (base := measures.get(("vanilla", "fused", mode), {})):
-            row["to_fused_vanilla"] = speedup(base, measure)
-        row["MB"] = (held[attention, path, mode] + measure["peak_bytes"]) / 1e6
+        row["tokens_per_second"] = quartiles(tokens / s for s in seconds)
+        if base := measured.get(("vanilla", "fused", mode)):
+            row["to_fused_vanilla"] = speedup(base, seconds)
+        peak, kernel = footprint(steps[name], plan.device)
+        row |= {"MB": (held[name] + peak) / 1e6, "kernel": kernel}
         if plan.autocast._enabled and attention != "nanoGPT" and device_name(plan.device) in PEAKS:
-            per_second = flops[attention, path, mode] * row["tokens_per_second"][1]
-            row["share_of_peak"] = per_second / PEAKS[device_name(plan.device)]
-        row["kernel"] = measure["kernel"]
+            row["share_of_peak"] = flops[name] * row["tokens_per_second"][1] / PEAKS[device_name(plan.device)]
     return rows
 
 
@@ -316,7 +316,7 @@ def sampling(plan, L):
     measures, rows = plan.in_turns(steps), []
     for attention in dict.fromkeys(name for name, _ in steps):
         of_256 = measures[attention, 256]
-        row = {"window": L, "attention": attention, "tokens_per_second": quartiles(256 / s for s in of_256["seconds"])}
+        row = {"window": L, "attention": attention, "tokens_per_second": quartiles(256 / s for s in of_256)}
         if plan.peer:
             row["to_nanogpt"] = speedup(measures["nanoGPT", 256], of_256)
         if (attention, 1000) in measures:

@@ -1,31 +1,25 @@
-"""Numbers of attention maps, of activations and of losses: what `lab.analyze` measures in a trained model.
+"""Numbers of attention maps, of activations and of losses, and what the loss becomes if a part of the maps is replaced.
 
-Numbers of a map say how its weights are spread. They are functions of A, BHTT, and give one number per window and head,
-BH, which is a mean over the rows of the map. Only what a row can see counts. A row with negative weights is normalised
-in one way everywhere: by `shares`. The first paragraph of such a function's docstring explains its number to the user.
+Numbers of a map say how its weights are spread: functions of A, BGTT, that give one number per window and head, BG, a
+mean over rows. Only what a row can see counts. The docstring of such a function explains its number to the user.
 
-Shapes: B windows, T time, C channels, H heads, E value width, L layers.
+Shapes: B windows, T time, C channels, H softmax maps, G heads.
 """
 
+import contextlib
 import functools
-import inspect
+import itertools
 import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from configurable import UsageError
-from model import Differential
-from plumbing.dataset import Split
+from model import Differential, identity_like, scores, softmax
+from prepare import Split
 
 BIG = 1 << 24  # weights of maps to have in memory at once
-
-
-def check_map(name, gpt):
-    """Raises UsageError for a model, shown as `name`, whose mechanism has no map."""
-    if gpt.blocks[0].attention.map is None:
-        raise UsageError(f"{name} has no maps to look at: its attention, {gpt.config.attention}, is not linear in V")
+BITS = (8, 6, 4)
 
 
 def visible(T, device=None):
@@ -34,11 +28,11 @@ def visible(T, device=None):
 
 
 def shares(A):
-    """|a| / Σ|a| of each row, BHTT: how attention is divided, whatever its sign and its sum."""
+    """|a| / Σ|a| of each row, BGTT: how attention is divided, whatever its sign and its sum."""
     return A.abs() / A.abs().sum(-1, keepdim=True).clamp_min(1e-30)
 
 
-# ---------------------------------------------------------------------------- numbers of a map: BHTT -> BH
+# ---------------------------------------------------------------------------- numbers of a map: BGTT -> BG
 
 
 def row_sum(A):
@@ -56,19 +50,15 @@ def negative_mass(A):
     return (shares(A) * (A < 0)).sum(-1).mean(-1)
 
 
-def small_share(A, eps):
-    """Share of the visible weights of a row with |a| ≤ eps; eps = 0 counts exact zeros."""
+def near_zero(A):
+    """Share of the visible weights of a row whose share of Σ|a| is below a tenth of the uniform one, 0.1/n."""
     seen = visible(A.size(-1), A.device)
-    return (((A.abs() <= eps) & seen).sum(-1) / seen.sum(-1)).mean(-1)
-
-
-def entropy(A):
-    """Entropy of a row's shares of |a|, in nats: 0 if all is on one token, log n if it is spread evenly over n."""
-    return torch.special.entr(shares(A)).sum(-1).mean(-1)
+    n = seen.sum(-1, keepdim=True)
+    return (((shares(A) < 0.1 / n) & seen).sum(-1) / n[:, 0]).mean(-1)
 
 
 def effective_tokens(A):
-    """How many tokens a row is spread over: exp of its entropy, 1 if all is on one token, n if even over n."""
+    """How many tokens a row is spread over: exp of the entropy of |a|/Σ|a|, 1 if all is on one token, n if uniform."""
     return torch.special.entr(shares(A)).sum(-1).exp().mean(-1)
 
 
@@ -87,121 +77,69 @@ def on_previous(A):
     return shares(A).diagonal(-1, -2, -1).mean(-1) if A.size(-1) > 1 else A.new_zeros(A.shape[:2])
 
 
-def head_cosine(A):
-    """Cosine of a row with the same row of another head, mean over the other heads; 1 where there is no other head."""
-    H, unit = A.size(1), F.normalize(A, dim=-1)
-    if H == 1:
-        return A.new_ones(A.shape[:2])
-    return torch.einsum("bhtn,bgtn->bht", unit, unit).sub(1).mean(-1) / (H - 1)
-
-
 def cosine(A1, A2):
     """Cosine of a row of A₁ and the same row of A₂."""
     return F.cosine_similarity(A1, A2, dim=-1).mean(-1)
 
 
-def correlation(A1, A2):
-    """Pearson's correlation of the visible weights of a row of A₁ and the same row of A₂, in all rows but the first;
-    0 for a constant row."""
-    seen = visible(A1.size(-1), A1.device)
-    A1, A2 = (torch.where(seen, A - A.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True), 0) for A in (A1, A2))
-    return F.cosine_similarity(A1, A2, dim=-1)[..., 1:].mean(-1) if A1.size(-1) > 1 else A1.new_zeros(A1.shape[:2])
+def cancelled(A, lam):
+    """How much of a row of A₁ and of λA₂ cancels: (1 + |λ| − Σ|a|) / 2."""
+    return (1 + abs(lam) - A.abs().sum(-1)).mean(-1) / 2
 
 
-def zero_by_itself(A1, A, eps=1e-3):
-    """Of the visible weights with |a| ≤ ε (0.001 where the name has none), the share whose a₁ is at most ε, too: small
-    before anything is subtracted. In all rows together."""
-    small = (A.abs() <= eps) & visible(A.size(-1), A.device)
-    return (small & A1.le(eps)).sum((-2, -1)) / small.sum((-2, -1)).clamp_min(1)
+def score_range(S):
+    """Δ: largest less smallest visible score of a row, median over the rows that see two tokens and more. BHTT -> BH"""
+    low = S.masked_fill(~visible(S.size(-1), S.device), math.inf).amin(-1)
+    return (S.amax(-1) - low)[..., 1:].median(-1).values
 
 
-def context_rms(A, v):
-    """Root mean square of A V over that of V: how much shorter attention makes the values that it mixes.
-
-    v BHTE
-    """
-    return (A @ v).square().mean((-2, -1)).sqrt() / v.square().mean((-2, -1)).sqrt()
-
-
-def outside_box(A, v):
-    """How far a row of A V is outside the box from the least to the largest value that the row sees in each channel:
-    the distance's root mean square over channels, divided by that of V; 0 for softmax.
-
-    v BHTE. It is at most the distance to the hull of the values, where softmax stays. (The hull of softmax1 has a
-    corner at 0, the box has not.)
-    """
-    y = A @ v
-    beyond = (y - v.cummax(-2).values).relu() + (v.cummin(-2).values - y).relu()
-    return beyond.square().mean(-1).sqrt().mean(-1) / v.square().mean((-2, -1)).sqrt()
-
-
-def output_overlap(attention, x):
-    """Cosine of the covariance of what a head adds to the channels and that of another head, mean over the other heads:
-    0 if they write into subspaces at right angles, 1 if into the same one; 1 where there is no other head.
-
-    For a layer whose input is x BTC; a number per head, H.
-    """
-    y = torch.cat([attention.norm(attention.mix(z, *attention.project(z))) for z in parts(attention, x)])
-    y = y.transpose(0, 1).flatten(1, 2)  # BHTE -> H(BT)E
-    W = attention.out.weight.unflatten(1, (len(y), -1)).transpose(0, 1)  # HCE
-    z = (y - y.mean(1, keepdim=True)) @ W.mT  # H(BT)C
-    unit = F.normalize((z.mT @ z).flatten(1), dim=1)
-    return (unit @ unit.mT).sum(1).sub(1) / (len(y) - 1) if len(y) > 1 else y.new_ones(1)
-
-
-def sink_rate(on_first):
-    """Share of heads whose mean share on the first token exceeds 0.3 (https://arxiv.org/abs/2410.10781)."""
-    return sum(share > 0.3 for share in on_first) / len(on_first)
-
-
-OF_A_MAP = {f.__name__: f for f in (row_sum, negative_share, negative_mass, entropy, effective_tokens)}
-OF_A_MAP |= {f.__name__: f for f in (on_first, on_itself, on_previous, head_cosine)}
-AT_MOST = {f"at_most_{eps:g}": eps for eps in (1e-2, 1e-3, 1e-4, 1e-5, 0)}
-OF_A_MAP |= {name: functools.partial(small_share, eps=eps) for name, eps in AT_MOST.items()}
+OF_A_MAP = (row_sum, negative_share, negative_mass, near_zero, effective_tokens, on_first, on_itself, on_previous)
+KEY = {f.__name__: " ".join(f.__doc__.split()) for f in (*OF_A_MAP, cancelled, score_range)}
+KEY |= {"A1_A2_cosine": cosine.__doc__, "A1_effective_tokens": f"Of A₁: {effective_tokens.__doc__}"}
 
 
 def parts(attention, x):
     """x BT… in as few parts as possible, so that the maps of each part have no more than BIG weights."""
-    return x.split(max(1, BIG // (attention.n_maps * x.size(1) ** 2)))
+    return x.split(max(1, BIG // (attention.H * x.size(1) ** 2)))
 
 
 def of_heads(attention, x):
     """[{name: number}], one for each head of a layer whose input is x BTC: means over windows."""
     of_parts = {}
     for part in parts(attention, x):
-        A, v = attention.map(part), attention.project(part)[2]
-        numbers = {name: function(A) for name, function in OF_A_MAP.items()}
-        numbers |= {"context_rms": context_rms(A, v), "outside_box": outside_box(A, v)}
-        if isinstance(attention, Differential):
-            A1, A2 = attention.maps(part)
-            numbers |= {"A1_A2_cosine": cosine(A1, A2), "A1_A2_correlation": correlation(A1, A2)}
-            numbers |= {f"A1_{f.__name__}": f(A1) for f in (effective_tokens, on_first)}
-            numbers |= {"zero_by_itself": zero_by_itself(A1, A), "zero_by_itself_0.01": zero_by_itself(A1, A, 1e-2)}
+        A, S = attention.attention_map(part), all_scores(attention, part)
+        numbers = {f.__name__: f(A) for f in OF_A_MAP}
+        if S is not None and S.size(1) % attention.G == 0:
+            numbers["score_range"] = score_range(S).unflatten(1, (attention.G, -1)).mean(-1)
+        if is_difference(attention, part):
+            A1, A2 = attention.both_maps(part)
+            numbers |= {"A1_A2_cosine": cosine(A1, A2), "A1_effective_tokens": effective_tokens(A1)}
+            numbers["cancelled"] = cancelled(A, attention.lam.flatten().mean())
         for name, value in numbers.items():
             of_parts.setdefault(name, []).append(value)
     means = {name: torch.cat(values).mean(0).tolist() for name, values in of_parts.items()}
-    means["output_overlap"] = output_overlap(attention, x).tolist()
-    return [{name: values[h] for name, values in means.items()} for h in range(len(means["row_sum"]))]
+    return [{name: values[g] for name, values in means.items()} for g in range(attention.G)]
 
 
-def mixtures(gpt):
-    """{name: [HH of each layer]} of matrices that mix the maps of all heads, where the mechanism learns one."""
-    layers = [dict(block.attention.named_parameters(recurse=False)) for block in gpt.blocks]
-    H = gpt.blocks[0].attention.n_heads
-    names = [name for name, p in layers[0].items() if p.shape == (H, H)]
-    return {name: [layer[name].tolist() for layer in layers] for name in names}
+def is_difference(attention, x):
+    """Whether A is A₁ − λA₂ in a layer whose input is x BTC."""
+    if not isinstance(attention, Differential):
+        return False
+    A1, A2 = attention.both_maps(x[:1])
+    return torch.allclose(attention.attention_map(x[:1]), A1 - attention.lam * A2, atol=1e-4)
 
 
-EDGES = 10 ** torch.linspace(-6, 0, 37)  # of the bins in which weights are counted, and their negatives
-EDGES = torch.cat((-EDGES.flip(0), EDGES))
+def all_scores(attention, x):
+    """S of all maps of a layer whose input is x BTC, BHTT, −∞ in the future; None where it attends to none."""
+    found = []
 
+    def note(original, q, k, v, weights=softmax, scale=None):
+        found.append(scores(q, k, scale))
+        return original(q, k, v, weights, scale)
 
-def histogram(attention, x):
-    """Number of visible weights in each bin of EDGES, floats; what lies beyond ±1 is counted in the last bin."""
-    seen, counts = visible(x.size(1), x.device), torch.zeros(len(EDGES) - 1)
-    for part in parts(attention, x):
-        counts += torch.histogram(attention.map(part)[..., seen].float().cpu().clamp(-1, 1), EDGES).hist
-    return counts
+    with replaced([attention], attend=lambda _, *args, **more: note(*args, **more)):
+        attention.attention_map(x)
+    return torch.stack(found, 2).flatten(1, 2) if found else None  # both maps of a head are neighbours
 
 
 # ---------------------------------------------------------------------------- activations
@@ -228,35 +166,10 @@ def batch_size(tokens):
 
 
 def outliers(x):
-    """The 1st, 2nd, 3rd, 10th and 100th largest of |x|, and the median: table 5 of arXiv 2410.05258."""
-    sizes = x.abs().flatten()
-    top = sizes.topk(min(100, len(sizes))).values.tolist()
-    return {f"top_{i}": top[i - 1] for i in (1, 2, 3, 10, 100) if i <= len(top)} | {"median": sizes.median().item()}
-
-
-def kurtosis(x):
-    """Mean of z⁴, where z is x less its mean, divided by its standard deviation: 3 for a normal distribution, larger
-    where there are outliers."""
-    centred = x.cpu().double() - x.cpu().double().mean()  # a GPU of Apple's has no float64
-    return (centred.pow(4).mean() / centred.square().mean().square().clamp_min(1e-30)).item()
-
-
-def inf_norm(x):
-    """Largest |x| in a window, mean over windows.
-
-    x LBTC
-    """
-    return x.abs().amax((0, 2, 3)).mean().item()
-
-
-def all_outliers(layers):
-    """Rows of numbers for {"logits": [x of each layer], "hidden": [...]}: one per layer, and one of all together."""
-    rows = []
-    for kind, values in layers.items():
-        for layer, x in [*enumerate(values), ("all", torch.stack(values))] if values else ():
-            row = {"of": kind, "layer": layer, **outliers(x), "kurtosis": kurtosis(x)}
-            rows.append(row | ({"inf_norm": inf_norm(x)} if kind == "hidden" and layer == "all" else {}))
-    return rows
+    """{"top_1": largest |x|, "median": of |x|, "kurtosis": of x, 3 for a normal distribution}."""
+    sizes, z = x.abs().flatten(), (x - x.mean()).flatten().cpu().double()
+    kurtosis = (z.pow(4).mean() / z.square().mean().square().clamp_min(1e-30)).item()
+    return {"top_1": sizes.max().item(), "median": sizes.median().item(), "kurtosis": kurtosis}
 
 
 # ---------------------------------------------------------------------------- losses
@@ -300,51 +213,111 @@ def completes(x, y, n):
     return hit
 
 
-def split_losses(nats, hit):
-    """Means of the losses BT: of all, of those in `hit` and of the rest with standard errors, and at each position."""
-    counts = ~nats.isnan()
-    mean = {"all": nats.nanmean().item(), "hit_share": hit[counts].float().mean().item()}
-    for name, which in (("hit", hit & counts), ("rest", ~hit & counts)):
-        mean[name] = nats[which].mean().item() if which.any() else None
-        mean[f"{name}_error"] = (nats[which].std() / which.sum().sqrt()).item() if which.sum() > 1 else None
-    return mean | {"by_position": [None if math.isnan(z) else z for z in nats.nanmean(0).tolist()]}
+# ---------------------------------------------------------------------------- interventions
 
 
-# ---------------------------------------------------------------------------- what the numbers mean
+@contextlib.contextmanager
+def replaced(attentions, **functions):
+    """Inside, a call of method NAME of each attention is functions[NAME](attention, the method, *its arguments)."""
+    for attention, (name, function) in itertools.product(attentions, functions.items()):
+        setattr(attention, name, functools.partial(function, attention, getattr(attention, name)))
+    try:
+        yield
+    finally:
+        for attention, name in itertools.product(attentions, functions):
+            delattr(attention, name)
 
 
-def first_paragraph(function):
-    """The first paragraph of a function's docstring, in one line."""
-    return " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+def edited(edit):
+    """A `mix` for `replaced` that gives A' V, A' = edit(attention, A, A₂), each BGTT; A₂ is None if there is one map.
+
+    The head norm of differential comes after it: it gives the output its length again, whatever A' has lost.
+    """
+
+    def mix(attention, original, x, q, k, v):
+        A2 = attention.both_maps(x)[1] if isinstance(attention, Differential) else None
+        return edit(attention, original(x, q, k, identity_like(v)), A2) @ v
+
+    return mix
 
 
-KEY = {name: first_paragraph(OF_A_MAP[name]) for name in OF_A_MAP if name not in AT_MOST}
-KEY |= {name: f"Share of the visible weights of a row with |a| at most {eps:g}." for name, eps in AT_MOST.items()}
-KEY |= {
-    f.__name__: first_paragraph(f)
-    for f in (zero_by_itself, context_rms, outside_box, output_overlap, kurtosis, inf_norm)
+def as_much_positive(A):
+    """A with 0 in place of the smallest positive weights of a row, as much of them as of its negative ones."""
+    positive, tokens = A.clamp(min=0).sort(-1)
+    taken = positive.cumsum(-1) <= -A.clamp(max=0).sum(-1, keepdim=True)
+    return A - torch.zeros_like(A).scatter(-1, tokens, positive * taken)
+
+
+def uniform(A):
+    """The map that is uniform over what each row sees, TT."""
+    seen = visible(A.size(-1), A.device)
+    return seen / seen.sum(-1, keepdim=True)
+
+
+def small(A):
+    """Whether a weight's share of its row's Σ|a| is below a tenth of the uniform one."""
+    return shares(A) < 0.1 * uniform(A)
+
+
+EDITS = {"near zero by 0": lambda means, a, A, A2: A.masked_fill(small(A), 0)}
+EDITS["A by its mean over windows"] = lambda means, a, A, A2: means[a][0].expand_as(A)
+SIGNED_EDITS = {
+    "negative by 0": lambda means, a, A, A2: A.clamp(min=0),
+    "as much positive by 0": lambda means, a, A, A2: as_much_positive(A),
 }
-KEY |= {f"A1_A2_{f.__name__}": first_paragraph(f) for f in (cosine, correlation)}
-KEY |= {f"A1_{f.__name__}": f"Of A₁ instead of A: {first_paragraph(f)}" for f in (effective_tokens, on_first)}
-KEY |= {f"top_{i}": f"Number {i} of the sizes |x|, from the largest down." for i in (1, 2, 3, 10, 100)}
-KEY |= {
-    "zero_by_itself_0.01": "The same with ε = 0.01.",
-    "mixtures": "Matrices that mix the maps of all heads, one per layer: how much of each map each head takes.",
-    "M": "Mixes maps, after softmax.",
-    "P": "Mixes scores, before softmax.",
-    "tokens": "Tokens of the validation split on which losses are measured.",
-    "windows": "Windows on which the numbers of heads, the weights and the outliers are measured.",
-    "T": "Tokens per window.",
-    "median": "Median of the sizes |x|.",
-    "layer": "Number of the layer, from 0; all: all layers together.",
-    "head": "Number of the head in its layer, from 0.",
-    "all": "Loss of all tokens, in nats per token.",
-    "hit": "Loss of the tokens that complete an n-gram which is in their window already, in nats per token.",
-    "hit_share": "Share of the tokens that complete an n-gram which is in their window already.",
-    "hit_error": "Standard error of `hit`, over tokens.",
-    "rest": "Loss of the tokens that complete no such n-gram, in nats per token.",
-    "rest_error": "Standard error of `rest`, over tokens.",
-    "by_position": "Loss at each position of the window, in nats per token; null where no token counts.",
-    "weights": "Share of the visible weights in each bin: 36 of negative weights from −1 to −10⁻⁶, 6 per factor of 10; "
-    "one from there to 10⁻⁶; 36 of positive ones.",
+DIFFERENTIAL_EDITS = {
+    "λ by 0": lambda means, a, A, A2: A + a.lam * A2,
+    "A₂ by a uniform map": lambda means, a, A, A2: A + a.lam * (A2 - uniform(A)),
+    "A₂ by its mean over windows": lambda means, a, A, A2: A + a.lam * (A2 - means[a][1]),
 }
+
+
+def edits_for(attentions, inputs):
+    """{name: edit} of the edits that mean something for these layers, judged by their maps for the inputs BTC."""
+    layers = [(attention, x[:1]) for attention, x in zip(attentions, inputs, strict=True)]
+    differences = all(is_difference(attention, x) for attention, x in layers)
+    signed = differences or any((attention.attention_map(x) < 0).any() for attention, x in layers)
+    return EDITS | (SIGNED_EDITS if signed else {}) | (DIFFERENTIAL_EDITS if differences else {})
+
+
+def mean_maps(attention, x):
+    """The means over windows of A and of A₂ (None if there is one map), GTT. x BTC"""
+    of_parts = []
+    for part in parts(attention, x):
+        A2 = attention.both_maps(part)[1].sum(0) if isinstance(attention, Differential) else None
+        of_parts.append((attention.attention_map(part).sum(0), A2))
+    A, A2 = zip(*of_parts, strict=True)
+    return sum(A) / len(x), sum(A2) / len(x) if A2[0] is not None else None
+
+
+def quantised(bits):
+    """A `mix` for `replaced` whose scores are rounded to 2^bits − 1 values from −max|S| to max|S| of what is visible.
+
+    One scale for all maps of a call of `attend` in a window; nothing else is rounded.
+    """
+
+    def attend(attention, original, q, k, v, weights=softmax, scale=None):
+        seen = scores(q, k, scale).masked_fill(~visible(q.size(2), q.device), 0)
+        step = (seen.abs().amax((1, 2, 3), keepdim=True) / (2 ** (bits - 1) - 1)).clamp_min(1e-30)
+        return original(q, k, v, lambda S: weights((S / step).round() * step), scale)
+
+    return attend
+
+
+def interventions(gpt, inputs, x, y, before):
+    """Rows {what, loss_change, standard_error}: what edits, and scores in fewer BITS, do to the losses `before` BT.
+
+    All layers are edited at once. Means over windows are of those whose `inputs` of attention are given.
+    """
+    attentions = [block.attention for block in gpt.blocks]
+    means = {a: mean_maps(a, z) for a, z in zip(attentions, inputs, strict=True)}
+    edits = edits_for(attentions, inputs)
+    ways = {name: {"mix": edited(functools.partial(edit, means))} for name, edit in edits.items()}
+    ways |= {f"scores in {bits} bits": {"attend": quantised(bits)} for bits in BITS}
+    rows = []
+    for name, functions in ways.items():
+        with replaced(attentions, **functions):
+            change = (losses(gpt, x, y) - before).cpu().double().nanmean(1)  # per window
+        error = change.std().item() / math.sqrt(len(change)) if len(change) > 1 else None
+        rows.append({"what": name, "loss_change": change.mean().item(), "standard_error": error})
+    return rows

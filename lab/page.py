@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from configurable import PositiveInt, UsageError, check_ranges, run
-from lab.analyze import load_models
-from lab.missing import SYMBOLS
+from configurable import PositiveInt, UsageError, check, run
+from lab.analyze import dataset_of, load_models
 from lab.show import table
+from lab.tasks import SYMBOLS
 from model import Attention, Differential, Softmax1, Temperature
-from plumbing.dataset import load_dataset
-from plumbing.files import write_text
+from plumbing.checkpoint import write_text
 from plumbing.run import ROOT
+from prepare import Split
 from train import evaluate
 
 WEB = ROOT / "lab/web"
@@ -35,8 +35,8 @@ def page(
     out: str = "out/page.html",  # file to write
     tokens: PositiveInt = 65536,  # first tokens of the validation split, on which the cost of rounding is measured
 ):
-    """Write a page with the models in it. They read bytes, or are trained on the task of lab.missing."""
-    check_ranges(page, locals())
+    """Write a page with the models in it. They read bytes, or are trained on the task `missing` of lab.tasks."""
+    check(page, {"tokens": tokens})
     models = load_models(checkpoints, "cpu")
     if len(models) > 4:
         raise UsageError(f"{len(models)} checkpoints: a page shows at most 4")
@@ -45,7 +45,7 @@ def page(
     shown = [exported(name, model.gpt, model.checkpoint) for name, model in zip(names, models, strict=True)]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_text(Path(out), html({"models": shown, "text": text, "alphabet": ALPHABET, "symbols": SYMBOLS}))
-    rows = [{"model": model.path, **rounding(model.gpt, model.checkpoint, tokens)} for model in models]
+    rows = [{"model": model.path, **rounding(model, tokens)} for model in models]
     print(table(rows))
     print(f"{out}: {Path(out).stat().st_size / 1e6:.2f} MB")
     return rows
@@ -70,7 +70,7 @@ def exported(name, gpt, checkpoint):
         raise UsageError(f"{name} reads {checkpoint['data']['tokenizer']}: a page shows models of bytes")
     attention, options = gpt.blocks[0].attention, checkpoint["options"]
     trained = f"trained on {Path(options['dataset']).name} for {checkpoint['step']} steps"
-    maps = f"{gpt.config.n_head} softmax maps per layer, {attention.n_heads} head{'s' * (attention.n_heads > 1)}"
+    maps = f"{gpt.config.n_head} softmax maps per layer, {attention.G} head{'s' * (attention.G > 1)}"
     about = f"{gpt.n_params() / 1e6:.2f}M parameters, {maps}, {trained}"
     model = {"name": name, "about": about, "mechanism": gpt.config.attention}
     model |= {"missing": checkpoint["data"].get("missing"), "config": vars(gpt.config)}
@@ -85,7 +85,7 @@ def kind_of(name, attention):
     base = next(base for base in KINDS if isinstance(attention, base))
     changed = [
         way
-        for way in ("forward", "project", "rotate", "mix", "combine", "attend")
+        for way in ("forward", "project", "rotate", "mix", "attend")
         if getattr(type(attention), way) is not getattr(base, way)
     ]
     if changed or attention.qkv.weight.shape[0] != 3 * attention.qkv.weight.shape[1]:
@@ -109,7 +109,7 @@ def of_layer(name, block):
 @torch.no_grad()
 def gain_of(name, attention):
     """What `norm` multiplies a head's normalised output by, E numbers; None if it does nothing. Raises UsageError."""
-    y = torch.linspace(-1, 2, 3 * attention.n_heads * attention.E).view(1, attention.n_heads, 3, attention.E)
+    y = torch.linspace(-1, 2, 3 * attention.G * attention.E).view(1, attention.G, 3, attention.E)
     z = attention.norm(y)
     if torch.equal(y, z):
         return None
@@ -145,15 +145,17 @@ def rounded(gpt):
             weight.copy_((weight / scales).round() * scales)
 
 
-def rounding(gpt, checkpoint, tokens):
-    """{loss, rounded}: nats per token on the validation split before and after, or that there is none. Rounds gpt."""
+def rounding(model, tokens):
+    """{loss, rounded}: nats per token on val before and after, or why they are not measured. Rounds the model."""
+    gpt = model.gpt
     try:
-        split = load_dataset(checkpoint["options"]["dataset"], "cpu", gpt.config.block_size).val
-    except UsageError:
-        return {"loss": "no validation split here", "rounded": ""}
+        val = dataset_of([model]).val
+    except UsageError as error:
+        return {"loss": f"not measured: {error}", "rounded": ""}
+    split = Split(val.tokens, gpt.config.block_size, val.record)
 
     def loss():
-        return f"{evaluate(gpt, gpt, split, 16, tokens, contextlib.nullcontext()):.4f}"
+        return f"{evaluate(gpt, gpt, split, 16, tokens, contextlib.nullcontext())['val_loss']:.4f}"
 
     before = loss()
     rounded(gpt)

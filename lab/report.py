@@ -25,6 +25,7 @@ import tomllib
 from pathlib import Path
 
 from configurable import run
+from lab.compare import DEFAULTS
 from lab.show import mean_and_sd, spread, table
 from plumbing.checkpoint import write_text
 
@@ -42,12 +43,13 @@ def report(
 
 def load(folder=RECORDS):
     """All records, as dicts. A run's settings are among its keys, whether its preset or its options have them."""
-    presets = {f"config/{path.name}": tomllib.loads(path.read_text("utf-8")) for path in RECORDS.parents[1].glob("config/*.toml")}
-    found = []
-    for line in itertools.chain(*(path.read_text("utf-8").splitlines() for path in sorted(folder.glob("*.jsonl")))):
+    config = (RECORDS.parents[1] / "config").glob("*.toml")
+    presets = {f"config/{path.name}": tomllib.loads(path.read_text(encoding="utf-8")) for path in config}
+    found, paths = [], sorted(folder.glob("*.jsonl"))
+    for line in itertools.chain(*(path.read_text(encoding="utf-8").splitlines() for path in paths)):
         one = json.loads(line)
-        preset = {"purpose": "comparison", "init_std": 0.02} | presets.get(one.get("preset"), {})
-        one = preset | one.get("options", {}) | one
+        settings = DEFAULTS | presets.get(one.get("preset"), {}) | one["options"] if "options" in one else {}
+        one = {"purpose": "comparison"} | settings | one
         if accuracies := one.get("evaluations", {}).get("accuracy"):
             steps = zip(one["evaluations"]["step"], accuracies, strict=True)
             one |= {"accuracy": accuracies[-1], "solved_at": next((step for step, a in steps if a >= 0.99), None)}
@@ -105,7 +107,7 @@ def select(records, experiment, **wanted):
     """The records that meet all conditions. Of several experiments, name,name, the first counts that has any."""
     wanted = {"purpose": "comparison"} | wanted
     for name in experiment.split(","):
-        of = [one for one in records if one["experiment"] == name]
+        of = [one for one in records if one.get("experiment") == name]
         if found := [one for one in of if all(plain(one.get(key)) == value for key, value in wanted.items())]:
             return found
     return []

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab.missing import SYMBOLS
 
 import ideas  # noqa: F401  more mechanisms
 from configurable import UsageError
 from conftest import ROOT, mistake
-from lab.interventions import edited, even_second, replaced, without_negative, without_second
+from lab.maps import DIFFERENTIAL_EDITS, SIGNED_EDITS, edited, replaced
 from lab.page import ALPHABET, HALF, exported, html, packed, page, rounded
+from lab.tasks import SYMBOLS
 from model import GPT, GPTConfig
 from train import train
 
@@ -35,7 +35,7 @@ SHOWN = (
     "head-lambda",
 )
 SHOWN += ("normed-vanilla", "cold-cosine", "init-0.8", "lambda-zero")
-EDITS = {"negative by 0": without_negative, "λ by 0": without_second, "A₂ by its row's mean": even_second}
+EDITS = [SIGNED_EDITS["negative by 0"], DIFFERENTIAL_EDITS["λ by 0"], DIFFERENTIAL_EDITS["A₂ by a uniform map"]]
 
 
 def build(name, **options):
@@ -99,7 +99,7 @@ def test_its_logits_are_torch_s():
 
 @browser
 @torch.no_grad()
-def test_its_edits_are_those_of_lab_interventions():
+def test_its_edits_are_those_of_lab_maps():
     texts, names = some_texts(8), ("differential", "no-norm")
     gpts = [build(name) for name in names]
     edits = [{"negative": False}, {"second": "off"}, {"second": "flat"}, {"lam": [None, 1.5]}, {"sharp": 2}]
@@ -109,7 +109,7 @@ def test_its_edits_are_those_of_lab_interventions():
     found, _ = opened(html(content(*shown)), f"models.map(model => {json.dumps(edits)}.map(edits => {each}))")
     for by_edit, gpt in zip(found, gpts, strict=True):
         layers = [block.attention for block in gpt.blocks]
-        for logits, edit in zip(by_edit, EDITS.values(), strict=False):
+        for logits, edit in zip(by_edit, EDITS, strict=False):
             with replaced(layers, mix=edited(lambda *args, edit=edit: edit(None, *args))):
                 assert_equal(logits, gpt, texts)
         for p in (layers[1].lam_q1, layers[1].lam_q2):
@@ -293,7 +293,7 @@ def test_names_are_short_where_they_can_be(corpus):
 
 
 def test_the_committed_example_is_made_of_today_s_scripts():
-    """docs/page.html: whoever changes lab/web makes it again, with docs/page.sh."""
+    """docs/page.html: whoever changes lab/web makes it again, with lab.page."""
     shown = (ROOT / "docs/page.html").read_text(encoding="utf-8")
     assert len(shown) < 2.5e6 and shown.count('"mechanism":') == 4
     assert re.sub(r'(?<=type="application/json">).*', "", shown) == re.sub(

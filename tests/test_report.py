@@ -12,9 +12,9 @@ COURSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def pairs(text):
-    """(mean, its digits, deviation) of every `x ± y`; signs are words in a sentence."""
-    for mean, deviation in re.findall(r"(\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)", text):
-        yield float(mean), len(mean.partition(".")[2]), float(deviation)
+    """(sign, size, its digits, deviation) of every `x ± y`."""
+    for sign, size, deviation in re.findall(r"([+−]?)(\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)", text):
+        yield sign, float(size), len(size.partition(".")[2]), float(deviation)
 
 
 def test_the_tables_are_those_of_the_records():
@@ -38,7 +38,13 @@ def test_a_row_without_records_is_a_mistake():
 @pytest.mark.parametrize("page", COURSE, ids=lambda page: page.name)
 def test_every_deviation_of_the_course_stands_in_a_table(page):
     tables = [*pairs("\n".join(line for line in RESULTS.splitlines() if line.startswith("|")))]
-    for mean, digits, deviation in pairs(page.read_text(encoding="utf-8")):
-        near = [0.5 * (10**-digits + 10**-more) * (more > digits) + 1e-9 for _, more, _ in tables]
-        both = zip(tables, near, strict=True)
-        assert any(abs(m - mean) <= e and abs(d - deviation) <= e for (m, _, d), e in both), f"{mean} ± {deviation}"
+    for sign, size, digits, deviation in pairs(page.read_text(encoding="utf-8")):
+        assert any(
+            sign in ("", s) and max(abs(x - size), abs(d - deviation)) <= half_a_unit(digits, more)
+            for s, x, more, d in tables
+        ), f"{sign}{size} ± {deviation}"
+
+
+def half_a_unit(digits, more):
+    """By how much a number may differ from one with more digits, of which it is a rounding."""
+    return 1e-9 + 0.5 * (10**-digits + 10**-more) * (more > digits)

@@ -15,10 +15,10 @@ from typing import Annotated
 import torch
 
 from configurable import PositiveInt, Range, Seed, UsageError, check, run
-from lab.analyze import edited, edits_for, inputs_of, is_difference, mean_maps, replaced
-from lab.show import look, mean_and_sd, spread, table
+from lab.maps import activations, edited, edits_for, mean_maps, replaced
+from lab.show import look, table
 from lab.tasks import draw_missing
-from model import GPT
+from model import GPT, Differential
 from plumbing.checkpoint import load_model, no_checkpoint_given
 from plumbing.run import drawing, provenance
 
@@ -49,13 +49,14 @@ def answer(
         line["items"] = {str(i): accuracy(longer(gpt, i), *drawn[i]) for i in n_items}
         line["always right"] = in_other_orders(gpt, drawn[n][0], n, orders, seed)
         line["interventions"] = intervened(gpt, *drawn[n])
-        line["answering"] = answering(gpt, drawn[n][0][:100], n)
+        line["answering"] = weights_on(gpt, drawn[n][0][:100], n)
         lines.append(line | {"commit": provenance()["commit"]})
         with open(out, "a", encoding="utf-8") as file:
             file.write(json.dumps(lines[-1]) + "\n")
         draw(Path(out).with_name(f"{Path(out).stem}-{len(lines)}.png"), gpt, *(z[:1] for z in drawn[n]))
     for name in ("items", "interventions"):
-        print(f"\naccuracy\n\n{table(rows(lines, name))}")
+        rows = [{name: key} | {line["checkpoint"]: line[name][key] for line in lines} for key in lines[0][name]]
+        print(f"\naccuracy\n\n{table(rows)}")
     print(f"\nright in each of {orders} orders:", *(f"{line['always right']:.2f}" for line in lines))
     return lines
 
@@ -100,43 +101,52 @@ def in_other_orders(gpt, x, n_items, orders, seed):
 
 
 @torch.no_grad()
-def answering(gpt, x, n_items):
-    """Rows of each layer, head and map: weight on the first list, on the second and on the bar, mean over contexts x."""
-    found = []
-    for layer, (block, z) in enumerate(zip(gpt.blocks, inputs_of(gpt, x), strict=True)):
-        for name, A in maps_of(block.attention, z).items():
-            for head, row in enumerate(A[:, :, -1].mean(0)):
-                first, bar, second = row.split((n_items, 1, n_items))[:3] if False else (row[:n_items], row[n_items], row[n_items + 1 : 2 * n_items])
-                sums = {"first": first.sum().item(), "second": second.sum().item(), "bar": bar.item()}
-                found.append({"layer": layer, "head": head, "map": name, **sums})
+def intervened(gpt, x, y):
+    """{"nothing replaced": accuracy, edit: accuracy …}, with an edited map in all layers at once, and in each alone."""
+    attentions, (inputs, _) = [block.attention for block in gpt.blocks], activations(gpt, x[:100])
+    means = {attention: mean_maps(attention, z) for attention, z in zip(attentions, inputs, strict=True)}
+    found = {"nothing replaced": accuracy(gpt, x, y)}
+    for name, edit in edits_for(attentions, inputs).items():
+        for where, some in (("", attentions), *((f", layer {i} alone", [a]) for i, a in enumerate(attentions))):
+            with replaced(some, mix=edited(functools.partial(edit, means))):
+                found[name + where] = accuracy(gpt, x, y)
     return found
 
 
-def maps_of(attention, x):
-    """{"A": A} and, of a difference, also A₁ and λA₂, each BGTT. x BTC"""
-    maps = {"A": attention.attention_map(x)}
-    if isinstance(attention, Differential):
-        A1, A2 = attention.both_maps(x)
-        maps |= {"A₁": A1, "λA₂": attention.lam * A2}
-    return maps
-
-
 @torch.no_grad()
+def answering_rows(gpt, x):
+    """[{head and map: its row that answers, BT}] of each layer; of a difference also A₁ and λA₂ = A₁ − A."""
+    layers = []
+    for i, (block, z) in enumerate(zip(gpt.blocks, activations(gpt, x)[0], strict=True)):
+        maps = {"A": block.attention.attention_map(z)}
+        if isinstance(block.attention, Differential):
+            A1, _ = block.attention.both_maps(z)
+            maps |= {"A₁": A1, "λA₂": A1 - maps["A"]}
+        heads = range(block.attention.G)
+        layers.append({f"layer {i}, head {h}: {name}": A[:, h, -1] for h in heads for name, A in maps.items()})
+    return layers
+
+
+def weights_on(gpt, x, n_items):
+    """{head and map: [weight on the first list, on the bar, on the second list]} of the row that answers, means."""
+    rows = {name: row.mean(0) for layer in answering_rows(gpt, x) for name, row in layer.items()}
+    return {
+        name: [part.sum().item() for part in row[:-1].split((n_items, 1, n_items - 1))] for name, row in rows.items()
+    }
+
+
 def draw(path, gpt, x, y):
     """The row that answers the context x 1T, a column of panels per layer; black: the missing item y 1."""
-    layers = [
-        [(f"layer {i}, head {h}: {name}", A[0, h, -1].tolist()) for name, A in maps_of(b.attention, z).items() for h in range(A.size(1))]
-        for i, (b, z) in enumerate(zip(gpt.blocks, inputs_of(gpt, x), strict=True))
-    ]
-    tokens, (rows, columns) = x[0].tolist(), (len(layers[0]), len(layers))
-    colors = ["k" if token == y else look(gpt.config.attention)["color"] for token in tokens]
+    layers, tokens, color = answering_rows(gpt, x), x[0].tolist(), look(gpt.config.attention)["color"]
+    rows, columns = len(layers[0]), len(layers)
+    panels = [panel for row in zip(*(layer.items() for layer in layers), strict=True) for panel in row]
     with drawing(path, 4.2 * columns, 0.8 + 1.7 * rows, rows, columns, sharey=True) as (figure, grid):
-        for axes, (title, weights) in zip(grid, (panel for row in zip(*layers, strict=True) for panel in row), strict=True):
-            axes.bar(range(len(tokens)), weights, color=colors)
+        for axes, (name, row) in zip(grid, panels, strict=True):
+            axes.bar(range(len(tokens)), row[0].tolist(), color=["k" if token == y else color for token in tokens])
             axes.axhline(0, color="0.4", lw=0.8)
-            axes.set_xticks(range(len(tokens)), map(chr, tokens), fontsize=8, parse_math=False)
-            axes.set_title(title, fontsize=10)
-        figure.suptitle(f"{gpt.config.attention}: weights of the row that answers; black: the missing item", fontsize=10)
+            axes.set_xticks(range(len(tokens)), [chr(token) for token in tokens], fontsize=8, parse_math=False)
+            axes.set_title(name, fontsize=10)
+        figure.suptitle(f"{gpt.config.attention}: the row that answers; black: the missing item", fontsize=10)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from configurable import PositiveInt, check, run
-from lab.bench import in_turns, quartiles, training_step
+from lab.bench import footprint, in_turns, quartiles, training_step
 from lab.show import table
 from model import GPT, GPTConfig
 from plumbing.machine import device_name
@@ -42,15 +42,14 @@ def scaling(
             x = torch.randint(256, (TOKENS // shape["block_size"], shape["block_size"]))
             optimizer = make_optimizer(gpt, 0.1, (0.9, 0.95))
             steps[name, value] = functools.partial(training_step, gpt, gpt, optimizer, x, x, float32)
-    measures, lines = in_turns(steps, repetitions, cpu), []
+    seconds, lines = in_turns(steps, repetitions, cpu), []
     about = {"device": device_name(cpu), "commit": provenance()["commit"]}
     for name, values in GROWS.items():
         for pair in itertools.pairwise((name, value) for value in values):
             (flops_a, bytes_a), (flops_b, bytes_b) = (predicted(gpts[one]) for one in pair)
-            peak_a, peak_b = (12 * gpts[one].n_params() + measures[one]["peak_bytes"] for one in pair)
-            seconds = [measures[one]["seconds"] for one in pair]
+            peak_a, peak_b = (12 * gpts[one].n_params() + footprint(steps[one], cpu)[0] for one in pair)
             line = {"grows": name, "from": pair[0][1], "to": pair[1][1], "FLOPs, predicted": flops_b / flops_a}
-            line["time, measured"] = quartiles(b / a for a, b in zip(*seconds, strict=True))
+            line["time, measured"] = quartiles(b / a for a, b in zip(*(seconds[one] for one in pair), strict=True))
             line |= {"bytes, predicted": bytes_b / bytes_a, "bytes, measured": peak_b / peak_a}
             lines.append({**line, "MB, predicted": bytes_b / 1e6, "MB": peak_b / 1e6})
     Path(out).parent.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from configurable import PositiveInt, Range, UsageError, bind, check, run
+from lab.maps import activations, cosine, effective_tokens, negative_mass, negative_share, visible
 from lab.show import look, table
 from model import Differential
 from plumbing.checkpoint import load_model
@@ -51,8 +51,8 @@ def while_training(
                 (config,), rest = bind(train, [], {**options, **mine, **start, "out_dir": str(folder)})
                 train(config, **rest)
                 row, small = look_at(folder, windows, small)
-                rows.append({**row, **about})
-                file.write(json.dumps(rows[-1]) + "\n")
+                rows.append(row)
+                file.write(json.dumps({**row, **about}) + "\n")
                 file.flush()
     print(table([{key: value for key, value in row.items() if not isinstance(value, list)} for row in rows]))
     draw(Path(out).with_suffix(".png"), rows)
@@ -61,7 +61,7 @@ def while_training(
 
 @torch.no_grad()
 def look_at(folder, windows, before=None):
-    """(numbers of a run's maps, means over windows, heads and layers; which softmax weights are small, LBGTT bool).
+    """(numbers of a run's maps, means over windows, heads and layers; which softmax weights are small, (LB)GTT bool).
 
     before: which were small at the last look. Softmax weights of differential are those of A₁.
     """
@@ -72,31 +72,19 @@ def look_at(folder, windows, before=None):
     if "lam" in last:
         row["lam"] = [np.mean(layer) for layer in last["lam"]]
     x, _ = next(load_dataset(options["dataset"], block_size=gpt.config.block_size).val.in_order(windows))
-    inputs = []
-    hooks = [block.attention.register_forward_pre_hook(lambda _, z: inputs.append(z[0])) for block in gpt.blocks]
-    gpt(x)
-    for hook in hooks:
-        hook.remove()
-    layers = [(block.attention, z) for block, z in zip(gpt.blocks, inputs, strict=True)]
-    A = torch.stack([attention.attention_map(z) for attention, z in layers])  # LBGTT
-    seen, A1 = torch.ones_like(A[0, 0, 0]).tril().bool(), A
-    row["effective_tokens"] = effective_tokens(A)
-    row["negative_share"] = ((A < 0).sum(-1) / seen.sum(-1)).mean().item()
-    row["negative_mass"] = (A.clamp(max=0).abs().sum(-1) / A.abs().sum(-1)).mean().item()
+    layers = list(zip((block.attention for block in gpt.blocks), activations(gpt, x)[0], strict=True))
+    A = torch.cat([attention.attention_map(z) for attention, z in layers])  # of all layers, (LB)GTT
+    numbers, A1 = {f.__name__: f(A) for f in (effective_tokens, negative_share, negative_mass)}, A
     if isinstance(layers[0][0], Differential):
-        A1, A2 = (torch.stack(some) for some in zip(*(attention.both_maps(z) for attention, z in layers), strict=True))
-        row["A1_effective_tokens"] = effective_tokens(A1)
-        row["A1_A2_cosine"] = F.cosine_similarity(A1, A2, dim=-1).mean().item()
+        A1, A2 = (torch.cat(some) for some in zip(*(attention.both_maps(z) for attention, z in layers), strict=True))
+        numbers |= {"A1_effective_tokens": effective_tokens(A1), "A1_A2_cosine": cosine(A1, A2)}
+    row |= {name: number.mean().item() for name, number in numbers.items()}
+    seen = visible(x.size(1))
     small = (A1 < SMALL) & seen
     row["small_share"] = small[..., seen].float().mean().item()
     if before is not None:
         row["small_stays"] = ((small & before).sum() / before.sum().clamp_min(1)).item()
     return row, small
-
-
-def effective_tokens(A):
-    """exp of the entropy of a row's shares of Σ|a|: 1 if all is on one token, n if it is spread evenly over n."""
-    return torch.special.entr(A.abs() / A.abs().sum(-1, keepdim=True)).sum(-1).exp().mean().item()
 
 
 def draw(path, rows):

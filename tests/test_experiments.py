@@ -1,0 +1,187 @@
+"""lab/experiments and docs/figures.py: formulas against brute force, and every experiment from end to end, in small."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT, metrics, mistake, same, small, weights
+from lab.experiments import answer, regression, scaling, shared_noise, while_training
+from lab.tasks import missing
+from model import GPT, GPTConfig
+from train import train
+
+
+def draw(seed=1):
+    return torch.Generator().manual_seed(seed)
+
+
+def lines(name):
+    return [json.loads(line) for line in Path(f"out/{name}.jsonl").read_text().splitlines()]
+
+
+# ---------------------------------------------------------------------------- one attention layer
+
+
+@pytest.mark.parametrize(("sigma", "n"), [(0.25, 16), (1.0, 4), (3.0, 9)])
+def test_the_closed_form_is_the_least_error_of_a_uniform_second_map(sigma, n):
+    own, shared = torch.randn(40_000, n, generator=draw()), sigma * torch.randn(40_000, 1, generator=draw(2))
+    values, best = own + shared, shared_noise.best_lam(sigma, n)
+    error = {
+        lam: (values[:, 0] - lam * values.mean(1) - own[:, 0]).pow(2).mean() for lam in (best - 0.05, best, best + 0.05)
+    }
+    assert error[best].item() == pytest.approx(shared_noise.least_error(sigma, n), rel=0.03)
+    assert min(error, key=error.get) == best
+
+
+def test_the_answer_is_the_value_of_the_key_asked_for_without_the_noise_that_all_values_share():
+    x, y = shared_noise.contexts(500, 6, 5, 2.0, draw())
+    keys, values, query = x[..., :8], x[..., 8:13], x[:, -1, -8:]
+    asked = (keys @ query[:, :, None])[..., 0].argmax(1)
+    torch.testing.assert_close(keys[range(500), asked], query)
+    noise = values[range(500), asked] - y
+    assert noise.var() == pytest.approx(4, rel=0.1) and y.var() == pytest.approx(1, rel=0.1)
+    torch.testing.assert_close((values - noise[:, None]).mean((0, 1)), torch.zeros(5), atol=0.1, rtol=0)
+    assert not x[:, :-1, 13:].any() and {*asked.tolist()} == {*range(6)}
+
+
+def test_regression_can_be_solved_from_the_context_in_any_order(monkeypatch):
+    monkeypatch.setattr(regression, "NOISE", 0.0)
+    x, y = regression.contexts(50, 9, 7, draw())
+    other = regression.reordered(x, draw(2))
+    assert not torch.equal(other, x) and torch.equal(other[:, -1], x[:, -1])
+    for z in (x, other):
+        W = torch.linalg.lstsq(z[..., :5], z[..., 5:12]).solution
+        torch.testing.assert_close((z[:, -1:, -5:] @ W)[:, 0], y, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("experiment", [shared_noise, regression])
+@pytest.mark.parametrize(("attention", "n_head"), [("softmax1", 1), ("differential", 4), ("no-norm", 2)])
+def test_its_answer_is_the_last_row_of_the_layer(experiment, attention, n_head):
+    shape = {"n_layer": 1, "n_head": n_head, "n_embd": 64, "block_size": 9, "vocab_size": 1}
+    layer, x = GPT(GPTConfig(attention, **shape)).blocks[0].attention, torch.randn(3, 9, 64)
+    torch.testing.assert_close(experiment.answer(layer, x), layer(x)[:, -1])
+
+
+def test_a_difference_learns_the_lambda_that_was_derived():
+    one = {"attention": "no-norm", "n_head": 2, "n_items": 4, "width": 4, "sigma": 1.0, "learning_rate": 5e-3}
+    found = shared_noise.trained(**one, seed=3, steps=300)
+    assert found["error"] < 0.5 and found["lam"] == pytest.approx(shared_noise.best_lam(1.0, 4), abs=0.1)  # from 0.2
+    assert found == shared_noise.trained(**one, seed=3, steps=300)
+
+
+def test_order_matters_only_with_positions():
+    one = {"attention": "vanilla", "n_head": 2, "n_items": 9, "width": 4, "seed": 3, "learning_rate": 5e-3, "steps": 30}
+    without, rotated = (regression.trained(**one, positions=on)["order"] for on in (False, True))
+    assert without < 1e-10 < 1e-6 < rotated
+
+
+@pytest.mark.parametrize(
+    ("run", "more", "columns"),
+    [
+        (shared_noise.shared_noise, {"sigmas": (0.5,), "n_items": (4,), "n_heads": (2,)}, {"sigma", "error"}),
+        (regression.regression, {"n_items": 4, "n_heads": (2,)}, {"order", "error"}),
+    ],
+)
+def test_a_line_is_added_per_run_and_a_figure_drawn(run, more, columns, capsys):
+    runs = run(widths=(3,), seeds=(1, 2), steps=2, out="out/one.jsonl", **more)
+    assert {key: lines("one")[0][key] for key in runs[0]} == runs[0] and columns < runs[0].keys()
+    assert [one["seed"] for one in runs] == 3 * [1, 2] and "no-norm" in capsys.readouterr().out
+    run(
+        widths=(3,),
+        seeds=(3,),
+        steps=2,
+        out="out/one.jsonl",
+        attentions=("vanilla", "differential"),
+        **more | {"n_heads": (1,)},
+    )
+    assert len(lines("one")) == 7  # a mechanism that cannot have so many maps is left out
+    assert Path("out/one.png").stat().st_size > 10_000
+    assert mistake(run, attentions=("vanila",)).startswith("attentions=vanila: must be one of")
+
+
+# ---------------------------------------------------------------------------- inside of trained models
+
+
+@pytest.fixture
+def run():
+    """A model that was trained for some steps to say which of three items is missing."""
+    missing(n_items=3, n_symbols=5, n_contexts=400, n_val_contexts=20)
+    options = {"dataset": "missing", "batch_size": 8, "max_iters": 20, "warmup_iters": 2, "learning_rate": 0.01}
+    train(small(attention="differential", n_head=4, init_std=0.5), **options, out_dir="out/run")
+    return "out/run"
+
+
+def test_how_a_model_answers_is_measured_and_drawn(run):
+    (line,) = answer.answer(run, n_items=(2, 3, 4), contexts=50)
+    assert lines("answer") == [line] and [*line["items"]] == ["2", "3", "4"]
+    assert line["items"]["3"] == line["interventions"]["nothing replaced"] >= line["always right"]
+    of = line["answering"]
+    for h in (0, 1):  # what is subtracted is what is between A₁ and A, and the question mark has the rest
+        first, second, both = (of[f"layer 0, head {h}: {name}"] for name in ("A₁", "λA₂", "A"))
+        assert [a - b for a, b in zip(first, second, strict=True)] == pytest.approx(both, abs=1e-5)
+        assert 0 < sum(first) < 1
+    assert Path("out/answer-1.png").stat().st_size > 10_000
+    assert "knows 5 different items" in mistake(answer.answer, run, n_items=(6,))
+
+
+def test_an_edit_is_made_in_all_layers_or_in_one_and_undone(run):
+    gpt, _ = answer.load_model(run)
+    x, _ = answer.draw_contexts(3, 5, 200, 1)
+    y = gpt(x)[:, -1].argmax(-1)  # its own answers: whatever is replaced shows
+    found = answer.intervened(gpt, x, y)
+    assert found["nothing replaced"] == 1 == answer.accuracy(gpt, x, y) and len({*found.values()}) > 4
+    for block in gpt.blocks[1:]:
+        block.attention.mix = lambda x, q, k, v, a=block.attention: a.attend(q[:, 0::2], k[:, 0::2], v)
+    assert found["λ by 0, layer 1 alone"] == answer.accuracy(gpt, x, y)
+    gpt.blocks[0].attention.mix = lambda x, q, k, v, a=gpt.blocks[0].attention: a.attend(q[:, 0::2], k[:, 0::2], v)
+    assert found["λ by 0"] == answer.accuracy(gpt, x, y)
+
+
+def test_a_run_that_is_looked_at_is_the_run_that_never_stopped(corpus):
+    options = {"dataset": str(corpus), "batch_size": 4, "warmup_iters": 2, "eval_interval": 3}
+    shape = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8}
+    looked = {"attentions": ("vanilla", "differential"), "seeds": (1,), "steps": (0, 4, 6), "windows": 3}
+    rows = while_training.while_training(**looked, **shape, **options)
+    train(small(attention="differential"), **options, seed=1, max_iters=6, out_dir="out/never")
+    assert same(weights("while-training/differential-1"), weights("never"))
+    assert [(row["attention"], row["step"]) for row in rows] == [
+        (a, s) for a in looked["attentions"] for s in (0, 4, 6)
+    ]
+    assert rows[-1]["val_loss"] == metrics("never")[-1]["val_loss"]
+    assert [{k: v for k, v in one.items() if k != "commit"} for one in lines("while-training")] == rows
+    assert Path("out/while-training.png").stat().st_size > 10_000
+    assert "must rise" in mistake(while_training.while_training, steps=(3, 2), **options)
+
+
+def test_it_counts_which_small_weights_stay_small(corpus, monkeypatch):
+    monkeypatch.setattr(while_training, "SMALL", 0.2)  # so that these short windows have some
+    train(small(), dataset=str(corpus), max_iters=2, out_dir="out/run")
+    row, before = while_training.look_at(Path("out/run"), 3)
+    assert before.shape == (2 * 3, 2, 8, 8) and not before.triu(1).any() and "small_stays" not in row
+    assert row["small_share"] == pytest.approx(before.sum().item() / (2 * 3 * 2 * 36))
+    wider, _ = while_training.look_at(Path("out/run"), 3, torch.ones_like(before))
+    assert wider["small_stays"] == pytest.approx(before.float().mean().item())
+
+
+# ---------------------------------------------------------------------------- scaling, and the figures of the course
+
+
+def test_growth_is_compared_for_neighbours(monkeypatch):
+    monkeypatch.setattr(scaling, "GROWS", {"n_embd": (16, 32), "n_layer": (1, 2)})
+    monkeypatch.setattr(scaling, "in_turns", lambda steps, *_: {name: [2.0 * name[1]] for name in steps})
+    wider, deeper = scaling.scaling(repetitions=1)
+    assert (wider["from"], wider["to"], wider["time, measured"]) == (16, 32, [2, 2, 2])
+    assert deeper["time, measured"] == [2, 2, 2] and 1 < deeper["FLOPs, predicted"] < 2
+    assert 0.5 < wider["MB"] / wider["MB, predicted"] < 1.1
+    assert len(lines("scaling")) == 2 and Path("out/scaling.png").stat().st_size > 10_000
+
+
+def test_figures_are_drawn_by_a_script():
+    command = [sys.executable, ROOT / "docs/figures.py", "--out_dir=drawn"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    sizes = [Path(line).stat().st_size for line in done.stdout.splitlines()]
+    assert len(sizes) == 9 and min(sizes) > 10_000
