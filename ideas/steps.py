@@ -12,7 +12,8 @@ from model import Attention, Cache
 class Hierarchical(Attention):
     """hierarchical: y = y₁ − λ softmax(S₂) V, y₁ = softmax(S₁) V, queries of S₂ made of y₁; a λ per head, from 0.5.
 
-    "It has to be done in a hierarchical way to know what you attended to". Not linear in V, so it has no `attention_map`.
+    "It has to be done in a hierarchical way to know what you attended to". It is not linear in V, so it has no
+    `attention_map`.
     """
 
     watch, attention_map = ("lam",), None
@@ -34,8 +35,8 @@ class Hierarchical(Attention):
 class Factored(Attention):
     """factored: two attentions in a row that share V: y = y₁ − λ softmax(S₂) V, y₁ = softmax(S₁) V, S₂ of x + y₁ W_out.
 
-    "2 consecutive attentions in a residual branch … sharing V". A λ per head, from 0.5. It has no `attention_map`, as there is no
-    one map: what the second attention looks at depends on what the first one brought.
+    "2 consecutive attentions in a residual branch … sharing V". A λ per head, from 0.5. It has no `attention_map`:
+    what the second attention looks at depends on what the first one brought.
     """
 
     maps_per_head, watch, attention_map = 2, ("lam",), None

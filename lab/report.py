@@ -177,7 +177,8 @@ def difference(found, others, key, digits):
 
 
 def pairs(found, others, key, digits):
-    return " ".join(f"{x:+.{digits}f}" for x in paired(found, others, key))
+    differences = paired(found, others, key)
+    return " ".join(f"{x:+.{digits}f}" for x in differences) if any(differences) else ""
 
 
 def gain(found, others, key, digits):

@@ -18,6 +18,7 @@ import train as train_py
 from configurable import UsageError, bind, read_toml, signature
 from model import ATTENTION, GPT, GPTConfig
 from plumbing.checkpoint import load
+from plumbing.run import Run
 from train import train
 
 ROOT = Path(train_py.__file__).parent
@@ -88,18 +89,18 @@ def small(**options):
 
 @pytest.fixture
 def go(corpus):
-    """train() of a small model for a few steps, in out/NAME; gives the rows of metrics.jsonl without their speed."""
+    """train() of a small model for a few steps, in out/NAME; gives the rows of metrics.jsonl without their speed.
 
-    def go(out="run", attention="vanilla", dropout=0.0, **options):
-        options = {
-            "max_iters": 6,
-            "warmup_iters": 2,
-            "eval_interval": 3,
-            "batch_size": 4,
-            "checkpoint_interval": 2,
-        } | options
-        options = {"dataset": str(corpus), "out_dir": f"out/{out}"} | options
-        train(small(attention=attention, dropout=dropout), **options)
+    Without its figure, which takes as long as the steps.
+    """
+
+    def go(out="run", attention="vanilla", dropout=0.0, figure=False, **options):
+        options = {"dataset": str(corpus), "out_dir": f"out/{out}", "eval_tokens": 200} | options
+        short = {"max_iters": 6, "warmup_iters": 2, "eval_interval": 3, "batch_size": 4, "checkpoint_interval": 2}
+        with pytest.MonkeyPatch.context() as patch:
+            if not figure:
+                patch.setattr(Run, "plot", lambda run, title: None)
+            train(small(attention=attention, dropout=dropout), **short | options)
         return metrics(out)
 
     return go

@@ -158,6 +158,7 @@ def test_sampling_is_timed_with_a_cache(peer, monkeypatch):
     assert rows[2]["cache_MB"] == 2 * 16 * 1024 * 4 / 1e6  # keys and values of 16 channels, one layer
 
 
+@pytest.mark.slow
 def test_a_race_is_run_by_both_from_start_to_exit(peer, monkeypatch):
     Path("tinyshakespeare.txt").write_text("to be or not to be\n" * 200)
     prepare("tinyshakespeare.txt")

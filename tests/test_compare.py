@@ -178,6 +178,7 @@ def test_the_lowest_mean_over_all_tuning_seeds_is_the_best():
 # ---------------------------------------------------------------------------- runs that stop, fail, or are others
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 def test_the_same_command_continues_after_an_interruption(corpus):
     """With no-norm, one of whose parameters no gradient reaches: the optimizer has no state for it."""

@@ -297,7 +297,10 @@ def assert_nothing_was_lost():
 
 
 @unix
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGTERM, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGHUP))],
+)
 def test_a_signal_saves_where_nothing_can_be_printed(signum, long_run):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full, the terminal that takes nothing")
@@ -308,6 +311,7 @@ def test_a_signal_saves_where_nothing_can_be_printed(signum, long_run):
     assert_nothing_was_lost()
 
 
+@pytest.mark.slow
 @unix
 def test_a_reader_that_goes_away_stops_no_run(long_run):
     """python train.py | head -1, and Ctrl-C later."""

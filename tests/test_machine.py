@@ -111,7 +111,7 @@ def test_torch_compile_computes_the_same(go):
 
 def test_two_processes_train_as_one_and_one_goes_on_for_them(go, torchrun):
     options = {"batch_size": 2, "gradient_accumulation_steps": 4, "lr_decay_iters": 60, "learning_rate": 3e-3}
-    options |= {"beta2": 0.99, "eval_interval": 20, "checkpoint_interval": 10}
+    options |= {"beta2": 0.99, "eval_interval": 20, "checkpoint_interval": 10, "eval_tokens": 131072}
     alone = go("alone", max_iters=60, **options)
     two = torchrun("--max_iters=50", "--lr_decay_iters=60", "--eval_interval=20", "--beta1=0.9", "--beta2=0.99",
                    "--learning_rate=3e-3")  # fmt: skip
@@ -126,6 +126,7 @@ def test_two_processes_train_as_one_and_one_goes_on_for_them(go, torchrun):
         assert mine["step"] == theirs["step"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_both_processes_and_saves(torchrun):
     two = torchrun("--max_iters=100000", "--eval_interval=100000")
     rows = Path("out/run/metrics.jsonl")
@@ -140,6 +141,7 @@ def test_ctrl_c_stops_both_processes_and_saves(torchrun):
     assert [row["step"] for row in metrics("run")] == list(range(step))
 
 
+@pytest.mark.slow
 def test_both_processes_stop_where_a_number_is_none(torchrun):
     two = torchrun("--learning_rate=1e30", "--max_iters=50", "--grad_clip=none")
     err = two.communicate(timeout=120)[1]

@@ -30,7 +30,7 @@ def test_resuming_takes_this_command_s_options(go):
 
 
 def test_a_run_leaves_these_files(go):
-    rows = go(attention="differential")
+    rows = go(attention="differential", figure=True)
     out = Path("out/run")
     assert sorted(p.name for p in out.glob("[!.]*")) == [
         "best.pt",
@@ -131,6 +131,7 @@ def test_a_retrofit_starts_from_a_run_of_vanilla(go, corpus, name):
     """What vanilla has not keeps its first value, so that the loss is vanilla's."""
     go("first")
     options = {"dataset": str(corpus), "init_from": "out/first", "max_iters": 0, "out_dir": "out/second"}
+    options |= {"eval_tokens": 200}
     train(small(attention=name), **options)
     old, new = weights("first"), weights("second")
     assert same({key: new[key] for key in old}, old) and new.keys() > old.keys()
@@ -223,9 +224,9 @@ def test_the_pace_is_that_of_the_last_steps(go, capsys, monkeypatch):
 
 def test_a_figure_that_fails_costs_one_line_and_a_user_s_matplotlibrc_nothing(go, capsys, monkeypatch):
     with matplotlib.rc_context({"text.usetex": True, "figure.dpi": 1}):
-        go()
+        go(figure=True)
     assert Path("out/run/loss.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", None)
-    go("other")
+    go("other", figure=True)
     out = capsys.readouterr().out
     assert "out/other/loss.png could not be drawn (TypeError: " in out and "Sample it" in out.splitlines()[-1]
