@@ -212,7 +212,7 @@ def signature(function):
     options, places, beside = {}, [], comments(function)
     for p in inspect.signature(function).parameters.values():
         if p.kind is p.VAR_KEYWORD:
-            options = signature(p.annotation)[0] | options
+            options |= {name: o for name, o in signature(p.annotation)[0].items() if name not in options}
         elif dataclasses.is_dataclass(p.annotation):
             notes = comments(p.annotation)
             for f in dataclasses.fields(p.annotation):

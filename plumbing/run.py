@@ -106,7 +106,7 @@ class Run:
         changed = {k: f"{k} {before.get(k)} -> {v}" for k, v in self.options.items() if before.get(k) != v}
         if changed:
             self.say(f"{self.folder} is resumed with other options: {', '.join(changed.values())}")
-        if "eval_tokens" in changed or not is_intact(self.folder / "best.pt"):
+        if old["best"] and ("eval_tokens" in changed or not is_intact(self.folder / "best.pt")):
             old["best"] = None
             self.say("the best evaluation so far does not count: it read other tokens, or best.pt is damaged or gone")
 

@@ -18,6 +18,7 @@ from model import ATTENTION
 from plumbing import machine
 from plumbing.checkpoint import load
 from plumbing.machine import stop_signals
+from plumbing.run import Run
 from train import train
 
 
@@ -184,22 +185,23 @@ def test_ranks_share_the_rows_of_a_batch(n, ranks_of, monkeypatch):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def process(rank, port, corpus):
+def process(rank, corpus):
     """Train every mechanism for two steps, as one of two processes: without a stop, and stopped after the first."""
     torch.set_num_threads(1)
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    for i, name in enumerate(ATTENTION):
+    torch.distributed.init_process_group("gloo", f"file://{os.getcwd()}/store", rank=rank, world_size=2)
+    machine.connect, machine.disconnect = lambda *options: None, lambda: machine.largest(0)  # once for all runs
+    Run.plot = lambda run, title: None
+    for name in ATTENTION:
         options = {"batch_size": 2, "gradient_accumulation_steps": 2, "eval_tokens": 20, "warmup_iters": 0}
         options |= {"dataset": corpus, "eval_interval": 2, "lr_decay_iters": 2, "device": "cpu"}
         for part, more in enumerate(({"max_iters": 2}, {"max_iters": 1}, {"max_iters": 2, "init_from": "resume"})):
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port + 3 * i + part)}
             train(small(attention=name, n_layer=1), out_dir=f"out/{name}-{min(part, 1)}", **options, **more)
 
 
 @pytest.mark.slow
 def test_every_mechanism_resumes_exactly_in_two_processes(corpus, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    torch.multiprocessing.spawn(process, (20_000 + os.getpid() % 20_000, str(corpus)), nprocs=2)
+    torch.multiprocessing.spawn(process, (str(corpus),), nprocs=2)
     for name in ATTENTION:
         assert same(weights(f"{name}-0"), weights(f"{name}-1")), name
         losses = [[row.get("train_loss") for row in metrics(f"{name}-{part}")] for part in (0, 1)]
