@@ -2,16 +2,17 @@
 
     def train(config: GPTConfig, *, max_iters: NonNegativeInt = 2000, ...):  # the comment is its --help
 
-Parameters behind the `*` are options, `--name=value` or `--name value`. A parameter annotated with a dataclass lends
-its fields as options, and `**options: train` lends all options of the function train. Parameters before the `*`, and
-`*names`, take words. Any further word is a preset, a TOML file of lines `name = value`: of several presets the later
-wins, and an option of the command line wins over all of them.
+Parameters behind the `*` are options, `--name=value` or `--name value`. A dataclass lends its fields as options, and
+`**options: train` lends the options of the function train. Parameters before the `*`, and `*names`, take words. Any
+further word is a preset, a TOML file: each of its lines counts as `--name=value` at that place, and the later wins.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import errno
+import functools
 import inspect
 import json
 import math
@@ -20,14 +21,14 @@ import os
 import re
 import sys
 import tomllib
-import types
-import typing
 from pathlib import Path
-from typing import Annotated
+from types import NoneType
+from typing import Annotated, Literal, get_args, get_origin
 
-KINDS = {int: "int", float: "float", bool: "true|false", types.NoneType: "none", str: "text"}
-KINDS |= {tuple[kind, ...]: f"{KINDS[kind]},{KINDS[kind]},..." for kind in (int, float, str)}
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # a disk that takes nothing
+FORMS = {int: "int", float: "float", bool: "true|false", NoneType: "none", str: "text"}
+WORDS = {"true": True, "false": False, "none": None}
+BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class UsageError(Exception):
@@ -36,7 +37,7 @@ class UsageError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Bounds of a number, for Annotated[int, Range(ge=1)]: at least ge, more than gt, at most le, less than lt."""
+    """The numbers that an option takes: Annotated[int, Range(ge=1)]. Of a tuple, it holds for each element."""
 
     ge: float | None = None
     gt: float | None = None
@@ -44,14 +45,12 @@ class Range:
     lt: float | None = None
 
     def __contains__(self, number):
-        bounds = ((getattr(operator, name), bound) for name, bound in vars(self).items() if bound is not None)
-        return all(compare(number, bound) for compare, bound in bounds)
+        return all(bound is None or getattr(operator, name)(number, bound) for name, bound in vars(self).items())
 
     def __str__(self):
-        words = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
-        known = {math.inf: "finite", 2**63: "less than 2^63"}
+        short = {math.inf: "finite", 2**63: "less than 2^63"}
         bounds = [(name, bound) for name, bound in vars(self).items() if bound is not None]
-        return " and ".join(known.get(bound, words[name].format(bound)) for name, bound in bounds)
+        return " and ".join(short.get(bound, f"{BOUNDS[name]} {bound}") for name, bound in bounds)
 
 
 PositiveInt = Annotated[int, Range(ge=1)]
@@ -73,7 +72,9 @@ def run(function, argv=None, preset=None, program=None, hints=None):
             stream.reconfigure(errors="backslashreplace")  # an old terminal's encoding stops no run
     try:
         args, kwargs = parse(function, sys.argv[1:] if argv is None else argv, preset, program, hints)
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        sys.stdout.flush()
+        return result
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -81,7 +82,7 @@ def run(function, argv=None, preset=None, program=None, hints=None):
         sys.exit(141)
     except Exception as error:
         no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        no_disk = isinstance(error, OSError) and error.errno in FULL
+        no_disk = isinstance(error, OSError) and error.errno in CANNOT_WRITE
         if not (no_memory or no_disk or isinstance(error, UsageError)):
             raise
         name = program.removeprefix("python ").removeprefix("-m ")
@@ -92,56 +93,74 @@ def run(function, argv=None, preset=None, program=None, hints=None):
 # ---------------------------------------------------------------------------- from words to a call
 
 
+def parse(function, argv, preset=None, program="program", hints=None):
+    """(args, kwargs) with which `argv` calls `function`. Raises UsageError; prints --help and exits."""
+    options, places = signature(function)
+    parser = parser_of(function, argv, preset, program)
+    switches = {f"--{p.name}": form(p.annotation).split("|") for p in options.values() if is_switch(p)}
+    pairs = zip(argv, [*argv, ""][1:], strict=True)
+    argv = [f"{word}=true" if word in switches and then.lower() not in switches[word] else word for word, then in pairs]
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UsageError(f"{unknown[0]}: {no_option(unknown[0], options, hints)}")
+    words, values, files = [], {}, []
+    for name, text in found.given or ():
+        if name:
+            values[name] = checked(options[name], text, text=True)
+        elif text.partition("=")[0] in options:
+            raise UsageError(f"{text}: {no_option(text, options)}")
+        elif len(words) < len(places) or any(p.kind is p.VAR_POSITIONAL for p in places):
+            words.append(text)
+        else:
+            values |= read_toml(text, options, hints)
+            files.append(text)
+    if preset and not files:
+        print(f"no preset named: taking {(path := preset(values))}")
+        values = read_toml(path, options, hints) | values
+    return bind(function, words, values)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse's parser of a signature; what it refuses is a UsageError. `usual` are the defaults that --help shows."""
-
-    def __init__(self, function, program, usual):
-        options, places = signature(function)
-        words = "".join(f" {place.name.upper()}{' ...' if place.repeated else ''}" for place in places)
-        files = "" if places and places[-1].repeated else " [FILE.toml ...]"
-        about = (inspect.getdoc(function) or "").split("\n")[0]
-        super().__init__(program, f"{program}{words}{files} [--name=value ...]", about, allow_abbrev=False)
-        about_words = "; ".join(f"{place.name.upper()}: {place.comment}" for place in places) or argparse.SUPPRESS
-        self.add_argument("words", nargs="*", help=about_words, metavar="WORDS")
-        for option in options.values():
-            default = show(usual.get(option.name, option.default))
-            more = f", {option.range}" if option.range else ""
-            text = f"{option.comment} [{option.form}{more}; default {default}]".replace("%", "%%")
-            alone = {"nargs": "?", "const": True} if bool in option.kinds else {}
-            form = {"metavar": "VALUE", "default": argparse.SUPPRESS, "type": option.convert}
-            self.add_argument(f"--{option.name}", help=text, **form, **alone)
-
     def error(self, message):
         raise UsageError(message)
 
 
-def parse(function, argv, preset=None, program="program", hints=None):
-    """(args, kwargs) with which `argv` calls `function`. Raises UsageError."""
-    options, places = signature(function)
-    usual = read_toml(preset({}), options) if preset and {"-h", "--help"} & {*argv} else {}
-    given, unknown = Parser(function, program, usual).parse_known_intermixed_args(argv)
-    for word in unknown:
-        name = word.lstrip("-").partition("=")[0]
-        if name in options:
-            raise UsageError(f"{word}: did you mean --{word.lstrip('-')}?")
-        check_name(name, options, word, hints)
-    given = vars(given)
-    words = given.pop("words")
-    n = len(words) if places and places[-1].repeated else len(places)
-    files, values = words[n:], {}
-    if preset and not files:
-        files = [preset(given)]
-        print(f"no preset named: taking {files[0]}")
-    for path in files:
-        values |= read_toml(path, options, hints)
-    return bind(function, words[:n], values | given)
+def parser_of(function, argv, preset, program):
+    """A parser that leaves in `given`, in the order of argv, (name, text) of an option and (None, text) of a word."""
+    (options, places), notes = signature(function), comments(function)
+    words = [(p.name.upper(), notes.get(p.name, ""), p.default is p.empty) for p in places]
+    usage = [program, *(name for name, *_ in words)]
+    if places and places[-1].kind is inspect.Parameter.VAR_POSITIONAL:
+        usage, words[-1] = [*usage, "..."], (*words[-1][:2], False)
+    else:
+        usage.append("[FILE.toml ...]")
+        words.append(("FILE.toml", "preset, lines of `name = value`; of presets and options the later wins", False))
+    about, taken = (inspect.getdoc(function) or "").split("\n")[0], {}
+    if preset and {"-h", "--help"} & {*argv}:
+        taken = read_toml(path := preset({}), options)
+        about += f" Where no FILE.toml is named, {path} is taken: the defaults below are then in use."
+    parser = Parser(usage=" ".join([*usage, "[--name=value ...]"]), description=about, allow_abbrev=False)
+    parser.color = False  # Python 3.14 would color the help
+    words += [("WORD", argparse.SUPPRESS, False)] * len(argv)  # argparse takes a `*` once, but words stand anywhere
+    for name, comment, required in words:
+        word = parser.add_argument("given", metavar=name, help=comment, action="append", type=lambda t: (None, t))
+        word.required = required
+    for name, p in options.items():
+        metavar, _, range = form(p.annotation).partition(", ")
+        default = f"default: {show(taken.get(name, p.default))}{f'; {range}' if range else ''}"
+        more = {"metavar": metavar, "help": f"{notes.get(name, '')} ({default})".replace("%", "%%")}
+        parser.add_argument(f"--{name}", dest="given", action="append", type=lambda t, name=name: (name, t), **more)
+    return parser
 
 
-def check_name(name, options, place, hints=None):
-    """Raises UsageError where there is no option of that name."""
-    if name not in options:
-        hint = next((what for pattern, what in (hints or {}).items() if re.fullmatch(pattern, name)), None)
-        raise UsageError(f"{place}: there is no option {name}{f': {hint}' if hint else nearest(name, options)}")
+def no_option(word, options, hints=None):
+    """What is wrong with the name in `word`: --nmae=value, -name, or the name itself."""
+    name = word.lstrip("-").partition("=")[0]
+    if name in options:
+        return f"did you mean --{word.lstrip('-')}?"
+    hint = next((f": {what}" for pattern, what in (hints or {}).items() if re.fullmatch(pattern, name)), "")
+    dashes = "; an option is written --name=value" if re.match("-[^-]", word) else ""
+    return f"there is no option {name}{hint or nearest(name, options)}{dashes}"
 
 
 def bind(function, words, values):
@@ -160,166 +179,158 @@ def bind(function, words, values):
 # ---------------------------------------------------------------------------- signatures
 
 
-@dataclasses.dataclass
-class Option:
-    """An option, or a place for words: name, types, default, the comment beside it, the range of its numbers."""
-
-    name: str
-    kinds: tuple
-    default: object
-    comment: str
-    range: Range | None = None
-    repeated: bool = False
-
-    @property
-    def form(self):
-        return "|".join(KINDS.get(kind, kind) for kind in self.kinds)
-
-    def convert(self, text):
-        """The value that a text means. Raises UsageError."""
-        for kind in self.kinds:
-            try:
-                return convert(text.strip(), kind) if kind is not str else text
-            except (ValueError, OverflowError):
-                pass
-        raise self.mistake(text, self.form)
-
-    def accept(self, value):
-        """`value` as Python's own number or text. Raises UsageError for another type, word or range."""
-        value = os.fspath(value) if isinstance(value, os.PathLike) else value
-        value = value.item() if hasattr(value, "item") else value  # a number of numpy or torch
-        if not any(is_of(value, kind) for kind in self.kinds):
-            raise self.mistake(value, self.form)
-        numbers = value if isinstance(value, tuple | list) else (value,)
-        if self.range and any(isinstance(x, int | float) and x not in self.range for x in numbers):
-            none = re.search(r"; none: [^;]+", self.comment)
-            raise self.mistake(value, f"{self.range}{none[0] if none else ''}")
-        return value
-
-    def mistake(self, value, allowed):
-        words = [kind for kind in self.kinds if isinstance(kind, str)]
-        return UsageError(f"{self.name}={show(value)}: must be {allowed}{nearest(str(value), words)}")
-
-
-def check(function, values):
-    """{name: value} with numbers of other libraries as Python's own. Raises UsageError for what no option may be."""
-    options = signature(function)[0]
-    return {name: options[name].accept(value) if name in options else value for name, value in values.items()}
-
-
+@functools.cache
 def signature(function):
-    """({name: Option}, [Option for each word]) of a function."""
-    options, places, beside = {}, [], comments(function)
+    """({name: inspect.Parameter} of the options, also of those that are lent, [Parameter that takes words])."""
+    options, places = {}, []
     for p in inspect.signature(function).parameters.values():
         if p.kind is p.VAR_KEYWORD:
             options |= {name: o for name, o in signature(p.annotation)[0].items() if name not in options}
         elif dataclasses.is_dataclass(p.annotation):
-            notes = comments(p.annotation)
-            for f in dataclasses.fields(p.annotation):
-                options[f.name] = Option(f.name, kinds(f.type), f.default, notes.get(f.name, ""))
+            options |= {field.name: field for field in signature(p.annotation)[1]}
+        elif p.kind is p.KEYWORD_ONLY:
+            options[p.name] = p
         else:
-            option = Option(p.name, kinds(p.annotation), p.default, beside.get(p.name, ""), range_of(p.annotation))
-            option.repeated = p.kind is p.VAR_POSITIONAL
-            if p.kind is p.KEYWORD_ONLY:
-                options[p.name] = option
-            else:
-                places.append(option)
+            places.append(p.replace(annotation=tuple[p.annotation, ...]) if p.kind is p.VAR_POSITIONAL else p)
     return options, places
 
 
-def kinds(annotation):
-    """float | None -> (NoneType, float); Literal["a"] | bool -> ("a", bool); str is last, since it takes anything."""
-    if typing.get_origin(annotation) is typing.Literal:
-        return typing.get_args(annotation)
-    if typing.get_origin(annotation) is Annotated:
-        return kinds(annotation.__origin__)
-    parts = () if annotation in KINDS else typing.get_args(annotation)
-    found = [kind for part in parts for kind in kinds(part)] if parts else [annotation]
-    return tuple(sorted(found, key=lambda kind: (kind is str, kind is not types.NoneType)))
+def is_switch(p):
+    return bool in (p.annotation, *get_args(p.annotation))
 
 
-def range_of(annotation):
-    """The Range in Annotated[int, Range(ge=1)], also where `| None` stands behind it; None for none."""
-    parts = (annotation, *typing.get_args(annotation))
-    return next((part.__metadata__[0] for part in parts if typing.get_origin(part) is Annotated), None)
-
-
+@functools.cache
 def comments(thing):
-    """{name: comment} of the lines `name: type = default,  # comment` of a function or dataclass."""
+    """{name: comment} of the lines `name: type = default,  # comment` of a function or dataclass, also of lent ones."""
     found = re.findall(r"^\s*\*?(\w+): .*?  # (.*)$", inspect.getsource(thing), re.MULTILINE)
-    return dict(reversed(found))  # the first of a name counts: a signature comes before its function's body
+    notes = dict(reversed(found))  # the first of a name counts: a signature comes before its function's body
+    for p in inspect.signature(thing).parameters.values():
+        if p.kind is p.VAR_KEYWORD or dataclasses.is_dataclass(p.annotation):
+            notes = comments(p.annotation) | notes
+    return notes
 
 
-# ---------------------------------------------------------------------------- values and text
+def alternatives(kind):
+    """float | None -> [NoneType, float]; str is last, since it takes any text."""
+    return sorted(get_args(kind), key=lambda part: (part is str, part is not NoneType))
 
 
-def is_of(value, kind):
-    """Whether a value is of a type, or is the word `kind`."""
-    if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple | list) and all(is_of(part, typing.get_args(kind)[0]) for part in value)
-    if isinstance(kind, str):
-        return isinstance(value, str) and value == kind
-    if kind in (int, float):
-        return isinstance(value, int | kind) and not isinstance(value, bool) and value == value
-    return isinstance(value, kind)
+def form(kind):
+    """What may be given for a type: "none|float, at least 0"."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return f"{form(parts[0])}, {parts[1]}"
+    if origin is tuple:
+        return f"{form(parts[0])},{form(parts[0])},..."
+    return FORMS.get(kind) or "|".join(parts if origin is Literal else map(form, alternatives(kind)))
 
 
-def convert(text, kind):
-    """`text` as a value of `kind`, a type or a word that is itself the value. Raises ValueError."""
-    if typing.get_origin(kind) is tuple:
-        kind, parts = typing.get_args(kind)[0], [part.strip() for part in text.split(",")]
-        if not all(parts):
-            raise ValueError
-        return tuple(part if kind is str else convert(part, kind) for part in parts)
-    if kind is int:
-        number = int(text) if text.lstrip("+-").replace("_", "").isdecimal() else float(text)
-        if number != int(number):
-            raise ValueError
-        return int(number)
-    if kind is float:
-        return float(text) if float(text) == float(text) else float("no number")
-    named = {bool: {"true": True, "false": False}, types.NoneType: {"none": None}}.get(kind, {kind: kind})
-    if text.lower() not in named:
-        raise ValueError
-    return named[text.lower()]
+# ---------------------------------------------------------------------------- values
+
+
+def check(function, values):
+    """{name: value}, checked, with numpy's scalars and paths as plain int, float, str. Raises UsageError.
+
+    A name that is no option or word of `function` keeps its value.
+    """
+    options, places = signature(function)
+    known = options | {p.name: p for p in places}
+    return {name: checked(known[name], value) if name in known else value for name, value in values.items()}
+
+
+def checked(parameter, value, text=False):
+    """`value` as the type of a parameter; with `text` it may be text that is to be read. Raises UsageError."""
+    kind = parameter.annotation
+    try:
+        return fit(value, kind, text)
+    except UsageError as error:  # out of range
+        allowed = f"{error}, or none" if NoneType in get_args(kind) else error
+    except ValueError:
+        allowed = form(kind) + nearest(show(value), {*form(kind).split("|")} - {*FORMS.values()})
+    raise UsageError(f"{parameter.name}={show(value)}: must be {allowed}")
+
+
+def fit(value, kind, text=False):
+    """`value` as a plain `kind`; with `text` it may be text to read. Raises ValueError; out of range UsageError."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif hasattr(value, "item"):
+        with contextlib.suppress(RuntimeError):  # torch's, for several numbers; numpy's is a ValueError
+            value = value.item()
+    if origin is Annotated:
+        value = fit(value, parts[0], text)
+        if all(number in parts[1] for number in (value if isinstance(value, tuple) else [value])):
+            return value
+        raise UsageError(parts[1])
+    elif origin is tuple:
+        if text and isinstance(value, str):
+            value = [item.strip() for item in value.split(",")]
+        if isinstance(value, list | tuple):
+            return tuple(fit(item, parts[0], text) for item in value)
+    elif parts and origin is not Literal:  # a union
+        for part in alternatives(kind):
+            with contextlib.suppress(ValueError):
+                return fit(value, part, text)
+    else:
+        if text and kind is not str:
+            value = read(show(value).strip().lower(), kind)
+        known = type(value) is kind or (kind is float and type(value) is int) or (type(value) is str and value in parts)
+        if known and value == value:  # nan does not equal itself
+            return value
+    raise ValueError
+
+
+def read(text, kind):
+    if kind is int and {"e", "."} & {*text} and float(text).is_integer():
+        return int(float(text))  # 1e3
+    return kind(text) if kind in (int, float) else WORDS.get(text, text)
 
 
 def read_toml(path, options, hints=None):
     """{name: value} of the lines of the TOML file `path`. Raises UsageError, which names the file."""
+    presets = {p.stem: p.as_posix() for p in sorted(Path("config").glob("*.toml"))}
     try:
-        lines = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        if Path(path).suffix == ".py":
+            there = f"; there is {', '.join(presets.values())}" if presets else ""
+            raise UsageError(f"a preset is a TOML file, never executed{there}")
+        content = Path(path).read_bytes()
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise UsageError("UTF-16 text; save it as UTF-8")
+        lines = tomllib.loads(content.decode("utf-8-sig"))
+        for name in lines:
+            if name not in options:
+                raise UsageError(no_option(name, options, hints))
+        return {name: checked(options[name], value, text=True) for name, value in lines.items()}
     except FileNotFoundError:
-        presets = {p.stem: p.as_posix() for p in Path("config").glob("*.toml")}
         near = difflib.get_close_matches(Path(path).stem, presets, 1)
         hint = f" (did you mean {presets[near[0]]}?)" if near else ""
         raise UsageError(f"{path}: no such file{hint}; an option is written --name=value") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a TOML file of lines `name = value`, in UTF-8 ({error})") from None
-    values = {}
-    for name, value in lines.items():
-        check_name(name, options, path, hints)
-        try:
-            values[name] = options[name].convert(show(value))
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from None
-    return values
+        raise UsageError(f"{path}: not a TOML file of lines `name = value` ({error})") from None
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def show(value):
     """`value` as one writes it after `--name=`."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):
         return ",".join(map(show, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def to_toml(values):
     """The text of a TOML file from which read_toml reads `values`."""
-    lines = []
-    for name, value in values.items():
-        value = "none" if value is None else value
-        text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | tuple | list) else show(value)
-        lines.append(f"{name} = {text}\n".replace("\x7f", r"\u007f"))  # JSON allows it, TOML does not
-    return "".join(lines)
+    return "".join(f"{name} = {toml(value)}\n" for name, value in values.items())
+
+
+def toml(value):
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    if value is None or isinstance(value, str):
+        text = json.dumps("none" if value is None else value, ensure_ascii=False)
+        return text.replace("\x7f", r"\u007f")  # JSON allows it, TOML does not
+    return show(value)
 
 
 def nearest(name, names):

@@ -47,7 +47,8 @@ class GPTConfig:
         self.require("attention", self.attention in ATTENTION, f"one of {ours}, or a name that ideas/ adds{hint}")
         maps = ATTENTION[self.attention].maps_per_head
         self.require("n_head", self.n_head % maps == 0, f"a multiple of {maps}, the maps per {self.attention} head")
-        self.require("n_embd", self.n_embd % (2 * self.n_head) == 0, f"a multiple of 2 n_head = {2 * self.n_head}")
+        rule = f"a multiple of 2 n_head = {2 * self.n_head}, since n_head={self.n_head}"
+        self.require("n_embd", self.n_embd % (2 * self.n_head) == 0, rule)
 
     def require(self, name, is_fine, rule):
         if not is_fine:

@@ -41,7 +41,6 @@ Seeds = Annotated[tuple[int, ...], Range(ge=0, lt=2**63)]
 CHOSEN_PER_RUN = {  # options of train.py, and what to give instead
     "attention": "give attentions",
     "seed": "give seeds",
-    "overwrite": "leave it out",
 }
 DEFAULTS = {**dataclasses.asdict(GPTConfig()), **train.__kwdefaults__}
 NO_SETTINGS = {"attention", "seed", "out_dir", "overwrite", "device"}  # options that a record's `options` leave out
@@ -61,6 +60,7 @@ def compare(
     **options: train,  # and every option of train.py; {seed} in --init_from is the run's seed
 ):
     """Train several mechanisms with several seeds, and print a table. Returns its rows."""
+    options.pop("overwrite", None)  # smoke.toml has it; here the same command continues
     lists = {"learning_rate": learning_rates, "init_std": init_stds, "n_head": n_heads}
     grid = {name: values for name, values in lists.items() if values is not None}
     check(compare, {"seeds": seeds, "tuning_seeds": tuning_seeds, "n_best": n_best, "jobs": jobs})

@@ -82,7 +82,7 @@ class Run:
         self.open.enter_context(self.bar)
         self.saved = step if resumes else None  # the step of the last checkpoint
         self.began = time.perf_counter() - (old["seconds"] if resumes else 0)
-        self.said = step, time.perf_counter()
+        self.said = None  # (steps done, time) when the pace was last printed, at first after the first step
         return old
 
     def check_fits(self, old, about, resumes):
@@ -126,7 +126,9 @@ class Run:
         step, loss, speed = row["step"], row["train_loss"], row["tokens_per_second"]
         self.bar.set_postfix_str(f"loss {loss:.3f}, {speed:,} tokens/s", refresh=False)
         self.bar.update()
-        if self.bar.disable and step and step % 50 == 0:
+        if self.said is None:
+            self.said = step + 1, time.perf_counter()
+        elif self.bar.disable and step % 50 == 0:
             (last, then), self.said = self.said, (step + 1, time.perf_counter())
             pace = (self.said[1] - then) / (step + 1 - last)  # seconds per step, evaluations included
             left = tqdm.format_interval(pace * (self.options["max_iters"] - step - 1))

@@ -1,5 +1,6 @@
 """What a command line does, and the one line that says what is wrong with it."""
 
+import enum
 import errno
 import math
 import subprocess
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configurable import PositiveInt, Range, UsageError, check, parse, read_toml, run, signature, to_toml
+from configurable import PositiveInt, Range, UsageError, check, comments, parse, read_toml, run, signature, to_toml
 from conftest import ROOT, mistake
 from sample import sample
 from train import OPTIONS_OF_NANOGPT, preset, train
@@ -32,6 +33,10 @@ class Shape:
             raise ValueError(f"width={self.width}: must be at least 1")
 
 
+class Word(str, enum.Enum):  # noqa: UP042  a text that no checkpoint could be read with
+    AUTO = "auto"
+
+
 def work(
     shape: Shape,
     *,
@@ -42,10 +47,12 @@ def work(
     overwrite: bool = False,
     out_dir: str | None = None,
     seeds: Annotated[tuple[int, ...], Range(ge=0)] = (1, 2),  # which
+    rates: tuple[float, ...] = (),
+    names: tuple[str, ...] = (),
 ):
     """Do the work. And more."""
     steps: int = steps  # not its help
-    return shape, rate, steps, clip, compile, overwrite, out_dir, seeds
+    return shape, rate, steps, clip, compile, overwrite, out_dir, seeds, rates, names
 
 
 def words(one: str, *rest: str, count: int = 1):
@@ -67,16 +74,20 @@ def options(*argv):
         (["--clip=none", "--out_dir=none"], {"clip": None, "out_dir": None}),
         (["--overwrite"], {"overwrite": True}),
         (["--overwrite", "--steps=5"], {"overwrite": True, "steps": 5}),
+        (["--overwrite", "a.toml"], {"overwrite": True, "steps": 5}),
+        (["--overwrite", "false", "a.toml"], {"overwrite": False, "steps": 5}),
         (["--overwrite=False"], {"overwrite": False}),
         (["--compile=auto"], {"compile": "auto"}),
         (["--compile=true"], {"compile": True}),
         (["--seeds=3, 4"], {"seeds": (3, 4)}),
+        (["--names=a, b"], {"names": ("a", "b")}),
         (["--width=7"], {"width": 7}),
         (["--out_dir=a=b"], {"out_dir": "a=b"}),
         (["--steps=5", "--steps=6"], {"steps": 6}),
     ],
 )
 def test_options(argv, expected):
+    Path("a.toml").write_text("steps = 5\n")
     assert options(*argv) == {"width": 4, "kind": "flat"} | expected
 
 
@@ -87,14 +98,19 @@ def test_options(argv, expected):
         (["--step=5"], "--step=5: there is no option step (did you mean steps?)"),
         (["-steps=5"], "-steps=5: did you mean --steps=5?"),
         (["--steps"], "argument --steps: expected one argument"),
-        (["--steps=x"], "steps=x: must be int"),
-        (["--steps=1.5"], "steps=1.5: must be int"),
-        (["--steps=inf"], "steps=inf: must be int"),
-        (["--rate=nan"], "rate=nan: must be float"),
+        (["--steps=x"], "steps=x: must be int, at least 1"),
+        (["--steps=1.5"], "steps=1.5: must be int, at least 1"),
+        (["--steps=inf"], "steps=inf: must be int, at least 1"),
+        (["--steps=0", "--steps=1"], "steps=0: must be at least 1"),
+        (["--rate=nan"], "rate=nan: must be float, more than 0 and finite"),
         (["--compile=atuo"], "compile=atuo: must be auto|true|false (did you mean auto?)"),
-        (["--seeds=1,,2"], "seeds=1,,2: must be int,int,..."),
+        (["--seeds=1,,2"], "seeds=1,,2: must be int,int,..., at least 0"),
+        (["--overwrite=ture"], "overwrite=ture: must be true|false (did you mean true?)"),
         (["--width=0"], "width=0: must be at least 1"),
-        (["steps=5"], "steps=5: no such file; an option is written --name=value"),
+        (["steps=5"], "steps=5: did you mean --steps=5?"),
+        (["-lr", "3"], "-lr: there is no option lr; an option is written --name=value"),
+        (["stdlib"], "stdlib: no such file; an option is written --name=value"),
+        (["gpt.py"], "gpt.py: a preset is a TOML file, never executed"),
     ],
 )
 def test_mistakes_of_words(argv, message):
@@ -105,23 +121,42 @@ def test_words_go_where_the_signature_takes_them():
     assert parse(words, ["a", "b", "--count=2", "c"]) == (["a", "b", "c"], {"count": 2})
     Path("x.toml").write_text("top_k = 3\n")
     assert parse(sample, ["out/run", "x.toml", "--seed=1"]) == (["out/run"], {"top_k": 3, "seed": 1})
+    assert mistake(parse, words, ["--count=2"]) == "the following arguments are required: ONE"
+    assert check(sample, {"checkpoint": Path("out")}) == {"checkpoint": "out"}
+    assert check(words, {"one": "a", "rest": (Path("b"),)}) == {"one": "a", "rest": ("b",)}
+    assert mistake(check, words, {"rest": (1,)}) == "rest=1: must be text,text,..."
 
 
-def test_of_presets_the_later_wins_and_an_option_wins_over_all():
+def test_of_presets_and_options_the_later_wins():
     Path("a.toml").write_text("steps = 5\nrate = 1\nclip = 'none'\nseeds = [7, 8]\n")
-    Path("b.toml").write_text("\ufeffsteps = 6\noverwrite = true\n", encoding="utf-8")  # as Windows editors begin it
-    found = options("--rate=2", "a.toml", "b.toml")
-    expected = {"steps": 6, "rate": 2.0, "clip": None, "seeds": (7, 8), "overwrite": True}
-    assert found == {"width": 4, "kind": "flat"} | expected
+    Path("b.toml").write_text("\ufeffsteps = 6e0\noverwrite = true\n", encoding="utf-8")  # as Windows editors begin it
+    expected = {"width": 4, "kind": "flat", "clip": None, "seeds": (7, 8), "overwrite": True}
+    assert options("a.toml", "b.toml", "--rate=2") == expected | {"steps": 6, "rate": 2.0}
+    assert options("--rate=2", "--steps=3", "a.toml", "--steps", "4", "b.toml") == expected | {"steps": 6, "rate": 1.0}
+    assert options("b.toml", "--overwrite=false", "a.toml") == expected | {"steps": 5, "rate": 1.0, "overwrite": False}
+
+
+def lender(*, n: int = 3, **more: work):  # lends
+    """Take the options of work, too."""
+
+
+def test_a_function_lends_its_options():
+    assert parse(lender, ["--n=2", "--width=7", "--steps=5"]) == ([], {"n": 2, "width": 7, "steps": 5})
+    assert mistake(check, lender, {"n": 1, "steps": 0}) == "steps=0: must be at least 1"
+    assert comments(lender)["steps"] == "how often"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"stesp = 5", "x.toml: there is no option stesp (did you mean steps?)"),
-        (b"steps = 'x'", "x.toml: steps=x: must be int"),
-        (b"steps = ", "x.toml: not a TOML file of lines `name = value`, in UTF-8 (Invalid value"),
-        ("steps = 5".encode("utf-16"), "x.toml: not a TOML file of lines `name = value`, in UTF-8 ('utf-8' codec"),
+        (b"steps = 'x'", "x.toml: steps=x: must be int, at least 1"),
+        (b"steps = 0", "x.toml: steps=0: must be at least 1"),
+        (b"steps = [5]", "x.toml: steps=[5]: must be int, at least 1"),
+        (b"steps.a = 5", "x.toml: steps={'a': 5}: must be int, at least 1"),
+        (b"overwrite = 1", "x.toml: overwrite=1: must be true|false"),
+        (b"steps = ", "x.toml: not a TOML file of lines `name = value` (Invalid value"),
+        ("steps = 5".encode("utf-16"), "x.toml: UTF-16 text; save it as UTF-8"),
     ],
 )
 def test_mistakes_in_a_preset_name_it(content, message):
@@ -133,6 +168,7 @@ def test_without_a_preset_the_usual_one_is_taken_and_said(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert parse(train, ["--device=cpu"], preset)[0][0].n_embd == 128
     assert parse(train, ["--device=cuda"], preset)[0][0].n_embd == 384
+    assert parse(train, ["--device=cpu", "--n_embd=64"], preset)[0][0].n_embd == 64
     assert capsys.readouterr().out.split("\n")[:2] == [
         f"no preset named: taking config/{n}.toml" for n in ("cpu", "gpu")
     ]
@@ -157,7 +193,8 @@ def test_an_option_of_nanogpt_names_what_serves_instead():
         ({"out_dir": Path("x")}, {"out_dir": "x"}),
         ({"rate": 1}, {"rate": 1}),
         ({"clip": None}, {"clip": None}),
-        ({"seeds": [1, 2]}, {"seeds": [1, 2]}),
+        ({"seeds": [1, np.int64(2)]}, {"seeds": (1, 2)}),
+        ({"shape": Shape(), "unknown": None}, {"shape": Shape(), "unknown": None}),
     ],
 )
 def test_values_of_other_libraries_become_python_s_own(values, expected):
@@ -169,16 +206,20 @@ def test_values_of_other_libraries_become_python_s_own(values, expected):
     ("values", "message"),
     [
         ({"steps": 0}, "steps=0: must be at least 1"),
+        ({"steps": np.ones(2)}, "steps=[1. 1.]: must be int"),
+        ({"steps": torch.ones(2)}, "steps=tensor([1., 1.]): must be int"),
         ({"steps": True}, "steps=true: must be int"),
         ({"steps": "3"}, "steps=3: must be int"),
         ({"steps": 3.0}, "steps=3.0: must be int"),
         ({"rate": math.inf}, "rate=inf: must be more than 0 and finite"),
         ({"rate": math.nan}, "rate=nan: must be float"),
-        ({"clip": 0.0}, "clip=0.0: must be more than 0; none: any"),
+        ({"clip": 0.0}, "clip=0.0: must be more than 0, or none"),
         ({"compile": "atuo"}, "compile=atuo: must be auto|true|false (did you mean auto?)"),
+        ({"compile": Word.AUTO}, "compile=Word.AUTO: must be auto|true|false"),
         ({"compile": torch.bfloat16}, "compile=torch.bfloat16: must be auto|true|false"),
         ({"seeds": (1, -1)}, "seeds=1,-1: must be at least 0"),
         ({"seeds": 1}, "seeds=1: must be int,int,..."),
+        ({"seeds": ("1",)}, "seeds=1: must be int,int,..."),
         ({"out_dir": 5}, "out_dir=5: must be none|text"),
     ],
 )
@@ -187,6 +228,8 @@ def test_values_that_no_option_may_have(values, message):
 
 
 VALUES = {
+    "names": st.lists(st.text(st.characters(codec="utf-8"))).map(tuple),
+    "rates": st.lists(st.floats(allow_nan=False)).map(tuple),
     "rate": st.floats(min_value=1e-300, max_value=1e300),
     "steps": st.integers(1, 2**70),
     "clip": st.none() | st.floats(min_value=1e-9, allow_infinity=False),
@@ -245,6 +288,24 @@ def test_a_reader_that_goes_away_ends_a_program_quietly(monkeypatch):
         assert process.wait(60) == 141 and process.stderr.read() == b""
 
 
+def test_help_shows_the_defaults_of_the_preset_that_would_be_taken(capsys):
+    Path("a.toml").write_text("steps = 7\n")
+    with pytest.raises(SystemExit):
+        run(work, ["--help"], preset=lambda values: "a.toml")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Where no FILE.toml is named, a.toml is taken" in text and "how often (default: 7; at least 1)" in text
+
+
+@pytest.mark.parametrize(
+    "bounds, said",
+    [({"ge": 0, "lt": 2**63}, "at least 0 and less than 2^63"), ({"gt": 0, "le": 1}, "more than 0 and at most 1")],
+)
+def test_a_range_says_itself_and_tests_numbers(bounds, said):
+    inside = Range(**bounds)
+    assert str(inside) == said and 1 in inside and -1 not in inside and math.nan not in inside
+    assert (0 in inside) == ("ge" in bounds) and 2**63 not in inside
+
+
 def test_help_has_a_line_for_every_option_with_its_range_and_default(capsys):
     with pytest.raises(SystemExit) as stopped:
         run(work, ["--help"], program="python work.py")
@@ -252,6 +313,6 @@ def test_help_has_a_line_for_every_option_with_its_range_and_default(capsys):
     assert stopped.value.code == 0 and text.startswith(
         "usage: python work.py [FILE.toml ...] [--name=value ...] Do the"
     )
-    assert "how often [int, at least 1; default 10]" in text
-    assert "the step's length, 50 % of it [float, more than 0 and finite; default 0.001]" in text
+    assert "--steps int how often (default: 10; at least 1)" in text
+    assert "the step's length, 50 % of it (default: 0.001; more than 0 and finite)" in text
     assert all(f"--{name}" in text for name in signature(work)[0])

@@ -553,7 +553,7 @@ def test_pick_survives_extreme_temperatures_and_logits():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_embd": 130, "n_head": 4}, "n_embd=130: must be a multiple of 2 n_head = 8"),
+        ({"n_embd": 130, "n_head": 4}, "n_embd=130: must be a multiple of 2 n_head = 8, since n_head=4"),
         ({"n_embd": 12, "n_head": 4}, "n_embd=12: must be a multiple of 2 n_head = 8"),
         (
             {"attention": "differential", "n_head": 3, "n_embd": 12},

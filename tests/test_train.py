@@ -197,7 +197,7 @@ def test_nan_stops_before_the_update(go, monkeypatch, where):
         ({"max_iters": -1}, "max_iters=-1: must be at least 0"),
         ({"learning_rate": math.inf}, "learning_rate=inf: must be at least 0 and finite"),
         ({"beta2": 1.0}, "beta2=1.0: must be at least 0 and less than 1"),
-        ({"grad_clip": 0.0}, "grad_clip=0.0: must be more than 0; none: never"),
+        ({"grad_clip": 0.0}, "grad_clip=0.0: must be more than 0, or none"),
         ({"eval_tokens": 0}, "eval_tokens=0: must be at least 1"),
         ({"seed": -1}, "seed=-1: must be at least 0"),
         ({"device": "gpu"}, "device=gpu (did you mean cuda?): "),
