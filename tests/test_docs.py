@@ -97,7 +97,7 @@ def test_the_mechanism_of_the_readme_trains_and_its_rows_sum_to_one_plus_lambda(
 
 
 PROGRAM = r"(?:python|torchrun --nproc_per_node=\d+) ((?:train|prepare|sample|docs/figures)\.py|-m lab\.[\w.]+)"
-COMMAND = re.compile(PROGRAM + r"(?![\w/])([^\n`;&|#]*)")
+COMMAND = re.compile(PROGRAM + r"(?![\w/])((?:'[^'\n]*'|[^\n`;&|#'])*)")
 EXAMPLE = re.compile(r"mine\.toml|out/\S*\.toml|<|--help|\$OPTIONS")  # cannot be parsed here
 
 

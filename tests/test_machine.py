@@ -152,6 +152,7 @@ def test_both_processes_stop_where_a_number_is_none(torchrun):
     assert load("out/run/ckpt.pt")["step"] == 0
 
 
+@pytest.mark.slow
 def test_a_mistake_of_two_processes_is_explained_once(torchrun):
     two = torchrun("--dataset=nothing")
     err = two.communicate(timeout=120)[1]
