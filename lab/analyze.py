@@ -22,6 +22,7 @@ from plumbing.checkpoint import load_model, no_checkpoint_given, write_json
 from plumbing.machine import device_name, find_device
 from plumbing.run import command, drawing, provenance, read_metrics
 from prepare import Tokenizer, load_dataset, same_data
+from sample import read
 from train import watched
 
 READABLE = 32  # tokens that can be read beside a heatmap
@@ -77,6 +78,8 @@ def analyze(
     for entry, model in zip(entries, models, strict=True):
         draw_maps(out, entry, model.gpt, ids.to(device), tokenizer, layer, head)
         draw_learned(out, entry)
+        draw_mixtures(out, entry)
+    draw_weights(out / "weights.png", entries)
     draw_losses(out / "losses.png", entries, data.name, ngram)
     print(f"{out}: figures, and analysis.json with all numbers and a `key` that explains each")
     return report
@@ -118,7 +121,7 @@ def shown_text(text, text_file, tokenizer, split, block_size):
     """The ids of the text that heatmaps show, T int64. Raises UsageError."""
     if only_one(text=text, text_file=text_file) is None:
         return split.gather(np.arange(min(READABLE, len(split.tokens), block_size))).cpu()
-    text = text if text_file is None else Path(text_file).read_bytes()
+    text = text if text_file is None else read(text_file)
     ids = torch.from_numpy(tokenizer.encode(text).astype(np.int64))
     if not 2 <= len(ids) <= block_size:
         raise UsageError(f"the text has {len(ids)} tokens: give 2 to {block_size}, the models' block_size")
@@ -139,10 +142,12 @@ def measure(model, split, tokens, windows, ngram):
     nats = maps.losses(gpt, x, y)
     some = x[torch.linspace(0, len(x) - 1, min(windows, len(x))).long()]
     inputs, outputs = maps.activations(gpt, some)
-    heads, layers = [], list(zip(gpt.blocks, inputs, strict=True))
+    heads, counts, layers = [], 0, list(zip(gpt.blocks, inputs, strict=True))
     for depth, (block, z) in enumerate(tqdm(layers, name, leave=False, disable=None)):
         heads += [{"layer": depth, "head": h, **row} for h, row in enumerate(maps.of_heads(block.attention, z))]
+        counts += maps.histogram(block.attention, z)
     entry |= {"tokens": x.numel(), "windows": len(some), "T": x.size(1), "heads": heads}
+    entry["weights"] = (counts / counts.sum()).tolist()
     hit, counts = maps.completes(x, y, ngram), ~nats.isnan()
     groups = {"loss": counts, "loss_hit": hit & counts, "loss_rest": ~hit & counts}
     entry |= {of: nats[which].mean().item() if which.any() else None for of, which in groups.items()}
@@ -152,7 +157,7 @@ def measure(model, split, tokens, windows, ngram):
     entry["outliers"] = {of: maps.outliers(torch.cat(of_layers)) for of, of_layers in
                          (("scores", logits), ("hidden", [z.flatten() for z in outputs])) if of_layers}  # fmt: skip
     entry["interventions"] = maps.interventions(gpt, inputs, x, y, nats)
-    entry["learned"] = learned(gpt, path)
+    entry["learned"], entry["mixtures"] = learned(gpt, path), mixtures(gpt)
     return entry
 
 
@@ -167,6 +172,12 @@ def learned(gpt, path):
     }
 
 
+def mixtures(gpt):
+    """{"M": [matrix of each layer], "P": ...}: the matrices by which ideas/mixing.py mixes the maps of all heads."""
+    layers = [block.attention for block in gpt.blocks]
+    return {name: [getattr(layer, name).tolist() for layer in layers] for name in "MP" if hasattr(layers[0], name)}
+
+
 KEY = maps.KEY | {
     "loss": "Mean loss, in nats per token.",
     "loss_hit": "Loss of the tokens that complete an n-gram that is in their window already; loss_rest: of the others.",
@@ -174,6 +185,8 @@ KEY = maps.KEY | {
     "by_position": "Loss at each position of the window, in nats per token; null where no token counts.",
     "outliers": "Of the visible scores, and of the hidden states: largest size, median size, kurtosis (normal: 3).",
     "loss_change": "Loss with an intervention less the loss without it, in nats per token; its error is over windows.",
+    "weights": "Share of the visible weights in each bin: 36 from −1 to −10⁻⁶, one about 0, and 36 above.",
+    "mixtures": "Matrices that mix maps after (M) or scores before (P) the softmax, of each layer: a row per head.",
     "learned": "Step, then λ, g or b of each layer, mean over its heads.",
 }
 
@@ -228,21 +241,16 @@ def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
     name, layer = file_name(entry["name"]), len(gpt.blocks) - 1 if layer is None else layer
     inputs, _ = maps.activations(gpt, ids[None])
     of_layers = [block.attention.attention_map(x)[0] for block, x in zip(gpt.blocks, inputs, strict=True)]
-    rows, columns = len(of_layers), len(of_layers[0])
-    with drawing(out / f"maps-{name}.png", max(5.5, 1.6 * columns + 1.5), 1.6 * rows + 1, rows, columns) as (
-        figure,
-        grid,
-    ):
-        named = [
-            (f"layer {i}, head {j}", A) for i, layer_maps in enumerate(of_layers) for j, A in enumerate(layer_maps)
-        ]
+    named = [(f"layer {i}, head {j}", A) for i, heads in enumerate(of_layers) for j, A in enumerate(heads)]
+    rows, columns, path = len(of_layers), len(of_layers[0]), out / f"maps-{name}.png"
+    with drawing(path, max(5.5, 1.6 * columns + 1.5), 1.6 * rows + 1, rows, columns) as (figure, grid):
         heatmaps(figure, grid, named, None)
         figure.suptitle(f"Attention weights on {len(ids)} tokens\n{described(entry)}", fontsize=9, parse_math=False)
 
     attention, shown = gpt.blocks[layer].attention, {"A": of_layers[layer][head]}
     if maps.is_difference(attention, inputs[layer]):
-        A1, A2 = (A[0, head] for A in attention.both_maps(inputs[layer]))
-        shown = {"A₁": A1, "λA₂": attention.lam.flatten()[0] * A2, "A = A₁ − λA₂": shown["A"]}
+        A1 = attention.both_maps(inputs[layer])[0][0, head]
+        shown = {"A₁": A1, "λA₂": A1 - shown["A"], "A = A₁ − λA₂": shown["A"]}
     side = max(4.5, 0.2 * min(len(ids), READABLE))
     with drawing(out / f"map-{name}.png", len(shown) * side + 1, side + 0.8, 1, len(shown)) as (figure, grid):
         words = [spelled(tokenizer.decode([i])) for i in ids.tolist()] if len(ids) <= READABLE else None
@@ -257,18 +265,23 @@ def spelled(word):
     return "".join(marks.get(c, c if c.isprintable() else "·") for c in word)
 
 
+def signed_colors():
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("signed", ("#00407a", "#0068be", "white", "#d66e00", "#7a3c00"))
+
+
 def heatmaps(figure, grid, named, words):
     """Each (title, A TT) of `named` in one of the axes `grid`, on one scale: orange above 0, blue and marked below."""
-    from matplotlib.colors import LinearSegmentedColormap, SymLogNorm
+    from matplotlib.colors import SymLogNorm
 
-    colors = LinearSegmentedColormap.from_list("signed", ("#00407a", "#0068be", "white", "#d66e00", "#7a3c00"))
     figure.get_layout_engine().set(w_pad=0.12)  # inches, for the words on the left
     hidden = ~maps.visible(named[0][1].size(-1)).numpy()
     drawn = [np.ma.array(A.float().cpu().numpy(), mask=hidden) for _, A in named]
     largest = max(2 * NEAR_ZERO, *(abs(A).max() for A in drawn))
     norm = SymLogNorm(NEAR_ZERO, linscale=0.3, vmin=-largest, vmax=largest)
     for axes, (title, _), A in zip(grid, named, drawn, strict=True):
-        image = axes.imshow(A, cmap=colors, norm=norm, interpolation="nearest")
+        image = axes.imshow(A, cmap=signed_colors(), norm=norm, interpolation="nearest")
         axes.set_facecolor("0.88")
         axes.set_title(title, fontsize=11 if words else 8)
         if words:  # in grey, too, it shows which are negative
@@ -296,11 +309,43 @@ def draw_learned(out, entry):
             axes.legend(fontsize=8)
 
 
+def draw_mixtures(out, entry):
+    """M-NAME.png or P-NAME.png: a matrix that mixes heads, of each layer."""
+    for name, layers in entry["mixtures"].items():
+        path, n, largest = out / f"{name}-{file_name(entry['name'])}.png", len(layers), np.abs(layers).max()
+        with drawing(path, max(7, 1 + 2.2 * n), 3, 1, n) as (figure, grid):
+            for i, (axes, M) in enumerate(zip(grid, layers, strict=True)):
+                image = axes.imshow(M, cmap=signed_colors(), vmin=-largest, vmax=largest)
+                axes.set(title=f"layer {i}", xlabel="of map", xticks=range(len(M[0])), yticks=range(len(M)))
+            figure.colorbar(image, ax=grid, label=f"{name}, a row per head", shrink=0.6)
+            figure.suptitle(described(entry), fontsize=9, parse_math=False)
+
+
+def draw_weights(path, entries):
+    """How the weights of all maps are distributed, negative ones to the left."""
+    edges = maps.EDGES.numpy()
+    with drawing(path, 9, 4.5) as (_, (axes,)):
+        for i, entry in enumerate(entries):
+            share, style = np.array(entry["weights"]), style_of(i, entry)
+            del style["marker"]
+            axes.stairs(np.where(share > 0, share, np.nan), edges, baseline=None, **style)
+        axes.set_xscale("symlog", linthresh=edges[edges > 0].min(), linscale=0.5)
+        axes.set_xticks([-1, -1e-2, -1e-4, -1e-6, 1e-6, 1e-4, 1e-2, 1])
+        axes.set(xlabel="weight a", ylabel="share of the visible weights per bin", yscale="log")
+        axes.set_title("Weights of all layers and heads, 6 bins per factor of 10, one within ±10⁻⁶", fontsize=10)
+        axes.legend(fontsize=8)
+
+
+def style_of(i, entry):
+    """The look of checkpoint i: colour and marker are its mechanism's, the dashes its own."""
+    return look(entry["attention"]) | {"ls": ("-", "--", "-.", ":")[i % 4], "label": entry["name"]}
+
+
 def draw_losses(path, entries, source, ngram):
     """Loss by position in the window, and of tokens that repeat an n-gram and of the rest."""
     with drawing(path, 11, 4.5, 1, 2, width_ratios=(2, 1)) as (figure, (left, right)):
         for i, entry in enumerate(entries):
-            style = look(entry["attention"]) | {"ls": ("-", "--", "-.", ":")[i % 4], "label": entry["name"]}
+            style = style_of(i, entry)
             y = np.array(entry["by_position"], float)  # None is NaN
             left.plot(range(1, len(y) + 1), y, **style, ms=4, lw=1, markevery=(i, max(1, len(y) // 8)))
             pair = np.array([entry["loss_hit"], entry["loss_rest"]], float)

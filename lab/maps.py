@@ -20,6 +20,8 @@ from prepare import Split
 
 BIG = 1 << 24  # weights of maps to have in memory at once
 BITS = (8, 6, 4)
+EDGES = 10 ** torch.linspace(-6, 0, 37)  # of the bins in which weights are counted: 6 per factor of 10, and one at 0
+EDGES = torch.cat((-EDGES.flip(0), EDGES))
 
 
 def visible(T, device=None):
@@ -84,7 +86,7 @@ def cosine(A1, A2):
 
 def cancelled(A, lam):
     """How much of a row of A₁ and of λA₂ cancels: (1 + |λ| − Σ|a|) / 2."""
-    return (1 + abs(lam) - A.abs().sum(-1)).mean(-1) / 2
+    return (1 + lam.abs().flatten()[:, None] - A.abs().sum(-1)).mean(-1) / 2  # one λ, or one per head
 
 
 def score_range(S):
@@ -114,11 +116,19 @@ def of_heads(attention, x):
         if is_difference(attention, part):
             A1, A2 = attention.both_maps(part)
             numbers |= {"A1_A2_cosine": cosine(A1, A2), "A1_effective_tokens": effective_tokens(A1)}
-            numbers["cancelled"] = cancelled(A, attention.lam.flatten().mean())
+            numbers["cancelled"] = cancelled(A, attention.lam)
         for name, value in numbers.items():
             of_parts.setdefault(name, []).append(value)
     means = {name: torch.cat(values).mean(0).tolist() for name, values in of_parts.items()}
     return [{name: values[g] for name, values in means.items()} for g in range(attention.G)]
+
+
+def histogram(attention, x):
+    """Number of visible weights in each bin of EDGES, of a layer whose input is x BTC; beyond ±1 is in the last bin."""
+    seen, counts = visible(x.size(1), x.device), torch.zeros(len(EDGES) - 1)
+    for part in parts(attention, x):
+        counts += torch.histogram(attention.attention_map(part)[..., seen].float().cpu().clamp(-1, 1), EDGES).hist
+    return counts
 
 
 def is_difference(attention, x):

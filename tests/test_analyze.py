@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from conftest import build, mistake, small, text
 from lab import maps
 from lab.analyze import analyze
-from model import ATTENTION, identity_like
+from model import ATTENTION
 from prepare import Split, prepare
 from train import train
 
@@ -63,7 +64,17 @@ def test_what_cancels_is_what_both_maps_share():
     A1, A2 = torch.tensor([[0.7, 0.3, 0.0]]), torch.tensor([[0.1, 0.4, 0.5]])
     lam = 0.5
     shared = torch.minimum(A1, lam * A2).sum().item()
-    assert maps.cancelled((A1 - lam * A2)[None, None], torch.tensor(lam)).item() == pytest.approx(shared)
+    assert maps.cancelled((A1 - lam * A2)[None, None], torch.tensor([lam])).item() == pytest.approx(shared)
+    both = torch.stack((A1 - lam * A2, A1))[None]  # a λ per head
+    assert maps.cancelled(both, torch.tensor([lam, 0]).view(2, 1, 1))[0].tolist() == pytest.approx([shared, 0])
+
+
+def test_every_visible_weight_is_counted_in_its_bin():
+    layer = SimpleNamespace(H=1, attention_map=lambda x: HAND.expand(len(x), -1, -1, -1))
+    counts = maps.histogram(layer, torch.zeros(2, 4, 1)).tolist()
+    assert sum(counts) == 2 * 10  # two windows
+    assert counts[-5:] == [2, 4, 0, 6, 2]  # from 0.147, 0.215, 0.316, 0.464 and 0.681 on
+    assert counts[:5] == [0, 2, 0, 0, 2]  # of −0.5 and −0.2
 
 
 def test_score_range_is_the_median_over_rows():
@@ -154,9 +165,6 @@ def test_edits_of_one_map_by_hand():
     )
     assert maps.as_much_positive(A)[0, 0, 3].tolist() == pytest.approx([0.6, -0.2, 0, 0])  # 0.01 and 0.19, not 0.6
     assert torch.equal(maps.EDITS["A by its mean over windows"](means, None, A, None), 2 * A)
-
-
-def test_uniform_is_even_over_what_a_row_sees():
     assert maps.uniform(HAND)[2].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
 
 
@@ -196,11 +204,14 @@ def test_a_report_has_every_number_with_its_key_and_is_written_before_figures(ru
 
 
 def test_figures_are_drawn(run):
-    analyze(run("a", "differential"), run("b", "temperature"), text="to be or not", tokens=100, layer=0, head=0)
+    names = ("differential", "temperature", "talking-heads")
+    report = analyze(*(run(name, name) for name in names), text="to be or not", tokens=100, layer=0)
+    assert all(sum(entry["weights"]) == pytest.approx(1) for entry in report["checkpoints"])
     files = {path.name for path in Path("out/analysis").iterdir()}
     assert files == {
-        *("analysis.json", "losses.png", "lam-differential.png", "g-temperature.png"),
-        *(f"{kind}-{name}.png" for kind in ("map", "maps") for name in ("differential", "temperature")),
+        *("analysis.json", "losses.png", "weights.png", "lam-differential.png", "g-temperature.png"),
+        *("M-talking-heads.png", "P-talking-heads.png"),
+        *(f"{kind}-{name}.png" for kind in ("map", "maps") for name in names),
     }
     assert all((Path("out/analysis") / name).read_bytes()[:4] == b"\x89PNG" for name in files if name.endswith("png"))
 
@@ -214,6 +225,7 @@ def test_what_cannot_be_looked_at_is_one_line(run):
         ((one,), {"layer": 2}, "layer=2: vanilla has layers 0 to 1"),
         ((one,), {"head": -1}, "head=-1: vanilla has heads 0 to 1"),
         ((one,), {"text": "x"}, "the text has 1 tokens: give 2 to 16, the models' block_size"),
+        ((one,), {"text_file": "gone.txt"}, "cannot read gone.txt"),
         ((one,), {"tokens": 0}, "tokens=0: must be at least 1"),
     ):
         assert mistake(analyze, *arguments, **options).startswith(message)
@@ -231,10 +243,3 @@ def test_a_dataset_of_that_name_that_is_another_text_is_refused(corpus, tiny):
     assert analyze("out/a", dataset="a", tokens=50)["source"] == "a"
     prepare("a.txt", tokenizer="gpt2", name="a", overwrite=True)
     assert mistake(analyze, "out/a", dataset="a") == "data/a is in gpt2, vanilla reads bytes"
-
-
-def test_identity_in_place_of_values_gives_the_map():
-    gpt = build("differential")
-    attention, x = gpt.blocks[0].attention, maps.activations(gpt, text())[0][0]
-    q, k, v = attention.project(x)
-    torch.testing.assert_close(attention.mix(x, q, k, identity_like(v)), attention.attention_map(x))
