@@ -1,5 +1,6 @@
 """Numbers of maps by hand, interventions as laws, and lab.analyze from checkpoints to files."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from conftest import build, mistake, small, text
 from lab import maps
 from lab.analyze import analyze
-from model import ATTENTION
+from model import ATTENTION, scores
 from prepare import Split, prepare
 from train import train
 
@@ -175,6 +176,45 @@ def test_many_bits_change_nothing_and_few_do(name):
     assert (edited_logits(gpt, x, attend=maps.quantised(3)) - gpt(x)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["vanilla", "differential", "head-lambda"])
+@torch.no_grad()
+def test_a_mean_of_equal_windows_and_a_uniform_map_for_a_uniform_one_change_nothing(name):
+    gpt, x = build(name), text(1).expand(3, -1)
+    for uniform in (False, True):
+        layers, (inputs, _) = [block.attention for block in gpt.blocks], maps.activations(gpt, x)
+        means = {layer: maps.mean_maps(layer, z) for layer, z in zip(layers, inputs, strict=True)}
+        for what, edit in maps.edits_for(layers, inputs).items():
+            if "mean" in what or (uniform and "uniform" in what):
+                found = edited_logits(gpt, x, functools.partial(edit, means))
+                torch.testing.assert_close(found, gpt(x), rtol=1e-4, atol=1e-4)
+        for layer in layers:
+            layer.qkv.weight[: 2 * layer.H * layer.D] = 0  # queries and keys
+
+
+def test_scores_in_3_bits_have_7_levels_to_the_largest_size():
+    q, k, v = (torch.randn(1, 1, 30, 8, generator=torch.Generator().manual_seed(i)) for i in range(3))
+
+    def seen_scores(q, k, v, weights, scale):
+        return weights(scores(q, k, scale))[..., maps.visible(30)]
+
+    S = seen_scores(q, k, v, lambda S: S, None)
+    found = maps.quantised(3)(None, seen_scores, q, k, v, lambda S: S)
+    assert len(found.unique()) == 7 and found.abs().max() == pytest.approx(S.abs().max().item())
+    assert (found - S).abs().max() <= S.abs().max() / 3 / 2 * 1.001
+
+
+@torch.no_grad()
+def test_a_change_of_loss_and_its_error_are_over_windows():
+    gpt, x = build("vanilla"), text(5)
+    y, (inputs, _) = x.roll(-1, 1), maps.activations(gpt, x)
+    before = maps.losses(gpt, x, y)
+    row = maps.interventions(gpt, inputs, x, y, before)[-1]
+    with maps.replaced([block.attention for block in gpt.blocks], attend=maps.quantised(4)):
+        change = (maps.losses(gpt, x, y) - before).mean(1)
+    assert row["what"] == "scores in 4 bits" and row["loss_change"] == pytest.approx(change.mean().item(), rel=1e-3)
+    assert row["standard_error"] == pytest.approx(change.std().item() / 5**0.5, rel=1e-3)
+
+
 def test_edits_fit_the_mechanism():
     for name, n in (("vanilla", 2), ("mixed", 2), ("v2", 4), ("differential", 7), ("no-norm", 7), ("rectified", 2)):
         gpt = build(name)
@@ -195,6 +235,9 @@ def test_a_report_has_every_number_with_its_key_and_is_written_before_figures(ru
     assert "could not be drawn" in out and "| loss, nats per token " in out
     for name, entry in zip(names, report["checkpoints"], strict=True):
         assert entry["attention"] == name and len(entry["heads"]) == (2 if name in ("differential", "no-norm") else 4)
+        share = entry["hit_share"]
+        assert entry["loss"] == pytest.approx(share * entry["loss_hit"] + (1 - share) * entry["loss_rest"], rel=1e-4)
+        assert 0 < share < 1 and entry["loss"] == pytest.approx(sum(entry["by_position"]) / 16, rel=1e-4)
         measured = entry["heads"][0].keys() - {"layer", "head"}
         assert measured <= report["key"].keys()
         assert {"scores in 4 bits", "near zero by 0"} <= {row["what"] for row in entry["interventions"]}
