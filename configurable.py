@@ -238,6 +238,21 @@ def check(function, values):
     return {name: checked(known[name], value) if name in known else value for name, value in values.items()}
 
 
+def with_plain_values(function):
+    """`function`, called with values that `check` has converted or refused, also those of a dataclass."""
+
+    def plain(value):
+        return type(value)(**check(function, vars(value))) if dataclasses.is_dataclass(value) else value
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        kwargs = {name: plain(value) for name, value in check(function, kwargs).items()}
+        return function(*map(plain, args), **kwargs)
+
+    call.__kwdefaults__ = function.__kwdefaults__
+    return call
+
+
 def checked(parameter, value, text=False):
     """`value` as the type of a parameter; with `text` it may be text that is to be read. Raises UsageError."""
     kind = parameter.annotation
@@ -255,6 +270,8 @@ def fit(value, kind, text=False):
     origin, parts = get_origin(kind), get_args(kind)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    elif type(value).__name__ == "device":  # torch's
+        value = str(value)
     elif hasattr(value, "item"):
         with contextlib.suppress(RuntimeError):  # torch's, for several numbers; numpy's is a ValueError
             value = value.item()

@@ -91,8 +91,8 @@ def flash(q, k, v, null_key=False, scale=None, dropout=0.0):
     """The same for T = N by torch's kernel, which never stores A: softmax or, with a null key, softmax1.
 
     Kernels want one dtype and one width, a multiple of 8: columns of zeros change neither scores nor output. The null
-    key, of score 0 and value 0, is a row of zeros before k and v. One before q, too, keeps the causal mask right: row
-    i + 1 sees the null key and keys 0 to i.
+    key, of score 0 and value 0, is a row of zeros before k and v. q gets one, too, so that the causal mask (row i sees
+    columns 0 to i) still fits; its own output row is dropped.
     """
     D, E, n = q.size(-1), v.size(-1), int(null_key)
     scale = D**-0.5 if scale is None else scale  # of D before the padding
@@ -104,7 +104,7 @@ def flash(q, k, v, null_key=False, scale=None, dropout=0.0):
 
 
 class Cache:
-    """Rotated keys and values of one layer, with room for `size` positions."""
+    """Rotated keys, and values, of one layer, with room for `size` positions."""
 
     def __init__(self, size):
         self.size, self.length = size, 0
@@ -260,7 +260,7 @@ ATTENTION = {"vanilla": Attention, "softmax1": Softmax1, "temperature": Temperat
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate x) · up x), 8/3 C wide: as many weights as two matrices to 4C.  https://arxiv.org/abs/2002.05202"""
+    """SwiGLU: down(silu(gate x) · up x), 8/3 C wide: about as many weights as two matrices to 4C.  https://arxiv.org/abs/2002.05202"""
 
     def __init__(self, config):
         super().__init__()
@@ -313,10 +313,11 @@ class GPT(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.config, drawn = config, torch.randint(2**62, (), device="cpu")  # drawn first: the same in all mechanisms
+        self.config = config
+        seed = torch.randint(2**62, (), device="cpu")  # before any layer draws: the same in every mechanism
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, depth) for depth in range(config.n_layer))
-        self.init(drawn.item() if type(drawn) is torch.Tensor else 0)  # a tensor of FakeTensorMode has no number
+        self.init(seed.item() if type(seed) is torch.Tensor else 0)  # a tensor of FakeTensorMode has no number
 
     def init(self, seed):
         """Draw every weight from (seed, its name): weights of the same name start equal in every mechanism.
@@ -327,13 +328,19 @@ class GPT(nn.Module):
         """
         for name, p in self.named_parameters():
             owner, _, kind = name.rpartition(".")
-            std = 0.1 if kind.startswith("lam_") else None
-            if isinstance(self.get_submodule(owner), nn.Linear | nn.Embedding):
-                residual = math.sqrt(2 * self.config.n_layer) if owner.endswith((".out", ".down")) else 1
-                std = self.config.init_std / residual * (kind == "weight")
-            if std is not None:
-                generator = torch.Generator().manual_seed(random.Random(f"{seed} {name}").getrandbits(63))
-                nn.init.normal_(p, std=std, generator=generator)
+            of_layer = isinstance(self.get_submodule(owner), nn.Linear | nn.Embedding)
+            if of_layer and kind == "weight":
+                std = self.config.init_std
+                if owner.endswith((".out", ".down")):
+                    std /= math.sqrt(2 * self.config.n_layer)
+            elif of_layer:
+                std = 0.0
+            elif kind in ("lam_q1", "lam_k1", "lam_q2", "lam_k2"):
+                std = 0.1
+            else:
+                continue
+            generator = torch.Generator().manual_seed(random.Random(f"{seed} {name}").getrandbits(63))
+            nn.init.normal_(p, std=std, generator=generator)
 
     def forward(self, tokens, targets=None, cache=None):
         """tokens BT -> logits BTV; with `targets` BT (−1: does not count) their mean cross-entropy, in nats per token.

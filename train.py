@@ -29,6 +29,7 @@ from plumbing.run import ROOT, Run, provenance
 from prepare import load_dataset
 
 
+@configurable.with_plain_values
 def train(
     config: GPTConfig,
     *,
@@ -58,10 +59,8 @@ def train(
 ):
     """Train a GPT on a dataset; checkpoints, metrics, options and a figure go to out_dir. Returns how it went."""
     options = locals().copy()  # the first line: only the parameters have names yet
-    options = {**dataclasses.asdict(options.pop("config")), **options, "device": str(device)}
-    options = configurable.check(train, options)  # with numbers of other libraries as Python's own
-    config = GPTConfig(**{field.name: options[field.name] for field in dataclasses.fields(config)})
-    device = machine.find_device(options["device"])
+    options = {**dataclasses.asdict(options.pop("config")), **options}
+    device = machine.find_device(device)
     if deterministic:
         machine.use_deterministic_kernels()
     autocast = machine.find_autocast(dtype, device)
@@ -123,7 +122,7 @@ def train(
                 break
 
             started = time.perf_counter()
-            lr = schedule(step, options["learning_rate"], options["min_lr"], warmup_iters, decay_end)
+            lr = schedule(step, learning_rate, min_lr, warmup_iters, decay_end)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             seed_dropout(seed, step, device)

@@ -171,14 +171,14 @@ def paired(found, others, key, by=("seed",)):
 
 def difference(found, others, key, digits):
     """Mean of the paired differences ± half of its 95 % interval, if there are three or more; '' against itself."""
-    of = spread(differences := paired(found, others, key))
+    of = spread(paired(found, others, key))
     half = f" ± {of['half']:.{digits}f}" if of["n"] > 2 else ""
-    return f"{of['mean']:+.{digits}f}{half}" if any(differences) else ""
+    return f"{of['mean']:+.{digits}f}{half}" if found != others else ""
 
 
 def pairs(found, others, key, digits):
     differences = paired(found, others, key)
-    return " ".join(f"{x:+.{digits}f}" for x in differences) if any(differences) else ""
+    return " ".join(f"{x:+.{digits}f}" for x in differences) if found != others else ""
 
 
 def gain(found, others, key, digits):

@@ -407,6 +407,18 @@ def test_a_mechanism_that_learns_more_shares_all_other_initial_weights(name, mon
     assert more.weight.std().item() == pytest.approx(0.02, rel=0.1) and not more.bias.any()
 
 
+def test_a_number_of_a_mechanism_keeps_the_value_of_its_class(monkeypatch):
+    """Also one whose name begins as those of λ's vectors do."""
+
+    class Scaled(ATTENTION["differential"]):
+        def __init__(self, config, depth):
+            super().__init__(config, depth)
+            self.lam_scale = nn.Parameter(torch.ones(1))
+
+    monkeypatch.setitem(ATTENTION, "scaled", Scaled)
+    assert gpt("scaled").blocks[0].attention.lam_scale.item() == 1
+
+
 def test_no_two_initial_weights_are_drawn_alike():
     drawn = [p.flatten()[:8] for p in gpt("differential").parameters() if p.std() > 0]
     assert len(drawn) == 1 + 2 * (2 + 4 + 3)  # the embedding; projections, λ's vectors and the MLP of two blocks

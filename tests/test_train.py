@@ -217,6 +217,27 @@ def test_values_of_other_libraries_are_converted_or_refused_at_entry(go):
     assert "bfloat16" in mistake(go, dtype=torch.bfloat16)
 
 
+NUMPY = {"batch_size": np.int64(4), "eval_tokens": np.int64(50), "weight_decay": np.float64(0.1), "seed": np.int64(1)}
+NUMPY |= {
+    "beta1": np.float32(0.9),
+    "learning_rate": np.float32(1e-3),
+    "min_lr": np.float32(0),
+    "max_iters": np.int32(2),
+}
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_a_number_of_numpy_is_trained_with_and_saved_as_python_s(go, name):
+    go(figure=False, **{name: NUMPY[name]})
+    value = load("out/run/ckpt.pt")["options"][name]
+    assert value == NUMPY[name] and type(value) in (int, float)
+
+
+def test_a_shape_in_numbers_of_numpy_is_a_shape(corpus):
+    train(small(n_layer=np.int64(1)), dataset=str(corpus), max_iters=1, eval_tokens=50, out_dir="out/run")
+    assert type(load("out/run/ckpt.pt")["config"]["n_layer"]) is int
+
+
 def test_evaluation_stops_within_a_batch_of_a_signal():
     gpt, calls, signals = GPT(small()), [], []
 

@@ -37,6 +37,8 @@ def while_training(
     **options: train,  # and every option of train.py
 ):
     """Train mechanisms, and measure their maps after some of the steps. Returns a row per look."""
+    if chosen := {"attention", "seed"} & options.keys():
+        raise UsageError(f"{chosen.pop()}: is chosen for every run; give attentions and seeds")
     check(while_training, {**options, "seeds": seeds, "steps": steps, "windows": windows})
     if [*steps] != sorted({*steps}) or steps[-1] == 0:
         raise UsageError(f"steps={','.join(map(str, steps))}: must rise, to more than 0")
