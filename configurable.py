@@ -66,7 +66,7 @@ def run(function, argv=None, preset=None, program=None, hints=None):
     program: the command as --help shows it; none: `python FILE`. preset(values): the TOML file where argv names none,
     for the options `values` in argv. hints: {regular expression: what to do} for options that do not exist here.
     """
-    program = program or f"python {Path(inspect.getsourcefile(function)).name}"
+    program = program or f"python {Path(inspect.getsourcefile(inspect.unwrap(function))).name}"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # an old terminal's encoding stops no run

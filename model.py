@@ -80,7 +80,8 @@ def scores(q, k, scale=None):
 def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0):
     """A V with A = weights(scores(q, k, scale)). q BHTD, k BHND, v BHNE -> BHTE
 
-    weights: any function of S. dropout: the probability of dropping a weight. fused: take `flash` where it serves.
+    weights: any function of S. dropout: the probability of dropping a weight, 0 in eval mode. fused: use `flash` where
+    it can.
     """
     if fused and weights in (softmax, softmax1) and q.size(2) == k.size(2):
         return flash(q, k, v, weights is softmax1, scale, dropout)
@@ -88,7 +89,7 @@ def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0):
 
 
 def flash(q, k, v, null_key=False, scale=None, dropout=0.0):
-    """The same for T = N by torch's kernel, which never stores A: softmax or, with a null key, softmax1.
+    """`attend` for T = N by torch's fused kernel, which never stores A: softmax or, with a null key, softmax1.
 
     Kernels want one dtype and one width, a multiple of 8: columns of zeros change neither scores nor output. The null
     key, of score 0 and value 0, is a row of zeros before k and v. q gets one, too, so that the causal mask (row i sees
@@ -230,7 +231,7 @@ class Differential(Attention):
 
     @property
     def lam(self):
-        """λ, of shape (1,): times bfloat16 numbers it gives float32; a number of shape () would not."""
+        """λ, of shape (1,) and not (): so the subtraction is in float32 where the maps are bfloat16."""
         lam1 = (self.lam_q1 * self.lam_k1).sum(-1, keepdim=True).exp()
         lam2 = (self.lam_q2 * self.lam_k2).sum(-1, keepdim=True).exp()
         return lam1 - lam2 + self.lam_init

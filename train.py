@@ -73,7 +73,7 @@ def train(
     windows_per_step = batch_size * gradient_accumulation_steps
     decay_end = max_iters if lr_decay_iters is None else lr_decay_iters
 
-    with machine.advice(options), machine.stop_signals() as signals, Run(out, options) as run:
+    with machine.explained_failures(options), machine.stop_signals() as signals, Run(out, options) as run:
         torch.manual_seed(seed)
         gpt = GPT(config).to(device)
         optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
@@ -82,7 +82,7 @@ def train(
         about |= {"options": options, **provenance(config.attention)}
 
         if old := run.begin(about):  # the checkpoint to begin with
-            same = old["config"]["attention"] == config.attention  # else a mechanism that begins as the other one
+            same = old["config"]["attention"] == config.attention  # else this one adds numbers to it, which start fresh
             gpt.load_state_dict(old["model"], strict=same)
             if init_from == "resume":
                 groups = optimizer.state_dict()["param_groups"]  # weight decay and betas may be new
@@ -141,7 +141,7 @@ def train(
 
         seconds = run.seconds
         if not stop:
-            run.log(row)  # the evaluation after the last step
+            run.log(row)  # the last evaluation, which no step followed
         size = f"{config.n_layer} layers of {config.n_embd}, {gpt.n_params() / 1e6:.2f}M parameters"
         run.plot(f"{data.name} ({data.meta['tokenizer']}), seed {seed}\n{config.attention}, {size}")
 

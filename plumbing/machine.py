@@ -78,7 +78,7 @@ def compiled(gpt, compile, autocast, example):
 
 
 @contextlib.contextmanager
-def advice(options):
+def explained_failures(options):
     """Turns running out of memory or disk into a UsageError that says what to halve, or what is left."""
     try:
         yield

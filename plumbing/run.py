@@ -53,37 +53,57 @@ class Run:
     def begin(self, about):
         """Make the folder ready. Returns the checkpoint to begin with, None from scratch. Raises UsageError.
 
-        about: what every checkpoint of this run says of it.
+        about: what every checkpoint of this run says of it. Its options are this run's, and record the source that the
+        run began with, also where it is resumed.
         """
-        source, resumes = self.options["init_from"], self.options["init_from"] == "resume"
+        resumes = self.options["init_from"] == "resume"
         with machine.rank_0_first():
             if self.writes:
                 self.open.enter_context(locked(self.folder / ".lock", f"training in {self.folder}"))
-                if not resumes and not self.options["overwrite"] and any(self.folder.glob("*.pt")):
-                    ways = "--init_from=resume continues it, --overwrite=true replaces it"
-                    raise UsageError(f"{self.folder} holds a run: {ways}, --out_dir=NAME keeps it")
-            old = None if source == "scratch" else load(self.folder / "ckpt.pt" if resumes else existing(source))
-            if old:
-                self.check_fits(old, about, resumes)
-            if resumes:
-                self.resume(old)
+            old = self.load_start(about, resumes)
             self.options["overwrite"] = False
             if self.writes:
-                for name in () if resumes else ("ckpt.pt", "best.pt", "loss.png"):
-                    (self.folder / name).unlink(missing_ok=True)
-                rows = read_metrics(self.folder / "metrics.jsonl") if resumes else []
-                rows = [to_line(row) for row in rows if row["step"] < old["step"]]
-                write_text(self.folder / "config.toml", to_toml(self.options))
-                write_text(self.folder / "metrics.jsonl", "".join(rows))
+                self.prepare_folder(old if resumes else None)
+        self.open_log(old if resumes else {"step": 0, "seconds": 0})
+        self.saved = old["step"] if resumes else None  # the step of the last checkpoint
+        return old
+
+    def load_start(self, about, resumes):
+        """The checkpoint that --init_from names, None for scratch. Raises UsageError where it does not fit."""
+        source = self.options["init_from"]
+        if self.writes and not resumes and not self.options["overwrite"] and any(self.folder.glob("*.pt")):
+            ways = "--init_from=resume continues it, --overwrite=true replaces it"
+            raise UsageError(f"{self.folder} holds a run: {ways}, --out_dir=NAME keeps it")
+        if source == "scratch":
+            return None
+        old = load(self.folder / "ckpt.pt" if resumes else existing(source))
+        self.check_fits(old, about, resumes)
+        if resumes:
+            self.resume(old)
+        return old
+
+    def prepare_folder(self, old):
+        """Leave in the folder what belongs to a new run or, to resume, to the checkpoint `old`."""
+        rows = []
+        if old:
+            rows = [row for row in read_metrics(self.folder / "metrics.jsonl") if row["step"] < old["step"]]
+        else:
+            for name in ("ckpt.pt", "best.pt", "loss.png"):
+                (self.folder / name).unlink(missing_ok=True)
+        write_text(self.folder / "config.toml", to_toml(self.options))
+        write_text(self.folder / "metrics.jsonl", "".join(map(to_line, rows)))
+
+    def open_log(self, old):
+        """Open metrics.jsonl and a progress bar, and start the clock, where `old` stopped."""
         path = self.folder / "metrics.jsonl" if self.writes else os.devnull
         self.metrics = self.open.enter_context(open(path, "a", encoding="utf-8"))  # noqa: SIM115  closed with the run
-        step, total, hidden = old["step"] if resumes else 0, self.options["max_iters"], None if self.writes else True
-        self.bar = tqdm(total=total, initial=step, desc=self.folder.name, unit="step", disable=hidden)
-        self.open.enter_context(self.bar)
-        self.saved = step if resumes else None  # the step of the last checkpoint
-        self.began = time.perf_counter() - (old["seconds"] if resumes else 0)
-        self.said = None  # (steps done, time) when the pace was last printed, at first after the first step
-        return old
+        hidden = None if self.writes else True  # none: tqdm hides it where there is no terminal
+        total, name = self.options["max_iters"], self.folder.name
+        self.bar = self.open.enter_context(
+            tqdm(total=total, initial=old["step"], desc=name, unit="step", disable=hidden)
+        )
+        self.began = time.perf_counter() - old["seconds"]
+        self.pace_from = None  # (steps done, time) from which the pace is measured: after the first step, then 50 later
 
     def check_fits(self, old, about, resumes):
         """Raises UsageError where the checkpoint `old` has another shape or tokenizer or, to resume, other data."""
@@ -126,11 +146,12 @@ class Run:
         step, loss, speed = row["step"], row["train_loss"], row["tokens_per_second"]
         self.bar.set_postfix_str(f"loss {loss:.3f}, {speed:,} tokens/s", refresh=False)
         self.bar.update()
-        if self.said is None:
-            self.said = step + 1, time.perf_counter()
+        now = step + 1, time.perf_counter()
+        if self.pace_from is None:
+            self.pace_from = now
         elif self.bar.disable and step % 50 == 0:
-            (last, then), self.said = self.said, (step + 1, time.perf_counter())
-            pace = (self.said[1] - then) / (step + 1 - last)  # seconds per step, evaluations included
+            pace = (now[1] - self.pace_from[1]) / (now[0] - self.pace_from[0])  # seconds per step, with evaluations
+            self.pace_from = now
             left = tqdm.format_interval(pace * (self.options["max_iters"] - step - 1))
             tokens = math.prod(self.options[k] for k in ("batch_size", "gradient_accumulation_steps", "block_size"))
             self.say(f"step {step}: loss {loss:.3f}, {tokens / pace:,.0f} tokens/s, {left} left")

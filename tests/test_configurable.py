@@ -316,3 +316,9 @@ def test_help_has_a_line_for_every_option_with_its_range_and_default(capsys):
     assert "--steps int how often (default: 10; at least 1)" in text
     assert "the step's length, 50 % of it (default: 0.001; more than 0 and finite)" in text
     assert all(f"--{name}" in text for name in signature(work)[0])
+
+
+def test_a_program_is_named_by_its_file(capsys):
+    with pytest.raises(SystemExit):
+        run(train, ["--lerning_rate=1"])
+    assert capsys.readouterr().err.startswith("train.py: ")

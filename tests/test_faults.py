@@ -54,7 +54,8 @@ def child(folder, options, die_at_line, writer, room):
     run(train, [f"--{name}={value}" for name, value in options.items()])
 
 
-SAVING = {"begin", "resume", "locked", "lock", "save", "write_atomic", "write_text", "sync", "drawing"}
+SAVING = {"begin", "load_start", "prepare_folder", "resume", "locked", "lock"}
+SAVING |= {"save", "write_atomic", "write_text", "sync", "drawing"}
 
 
 def killer(left):
