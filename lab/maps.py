@@ -8,7 +8,6 @@ Shapes: B windows, T time, C channels, H softmax maps, G heads.
 
 import contextlib
 import functools
-import itertools
 import math
 
 import numpy as np
@@ -143,11 +142,11 @@ def all_scores(attention, x):
     """S of all maps of a layer whose input is x BTC, BHTT, −∞ in the future; None where it attends to none."""
     found = []
 
-    def note(original, q, k, v, weights=softmax, scale=None):
+    def attend(attention, q, k, v, weights=softmax, scale=None):
         found.append(scores(q, k, scale))
-        return original(q, k, v, weights, scale)
+        return type(attention).attend(attention, q, k, v, weights, scale)
 
-    with replaced([attention], attend=lambda _, *args, **more: note(*args, **more)):
+    with shadowed([attention], "attend", attend):
         attention.attention_map(x)
     return torch.stack(found, 2).flatten(1, 2) if found else None  # both maps of a head are neighbours
 
@@ -162,7 +161,7 @@ def activations(gpt, tokens):
         hooks.append(block.attention.register_forward_pre_hook(lambda _, args, into=into: into.append(args[0])))
         hooks.append(block.register_forward_hook(lambda _, args, y, out=out: out.append(y)))
     try:
-        for part in tokens.split(batch_size(tokens)):
+        for part in tokens.split(windows_at_once(tokens)):
             gpt(part)
     finally:
         for hook in hooks:
@@ -170,7 +169,7 @@ def activations(gpt, tokens):
     return [torch.cat(x) for x in inputs], [torch.cat(x) for x in outputs]
 
 
-def batch_size(tokens):
+def windows_at_once(tokens):
     """How many of the windows BT a model reads at once."""
     return max(1, 4096 // tokens.size(1))
 
@@ -198,7 +197,7 @@ def cut(split, n, gpt):
 
 def losses(gpt, x, y):
     """Loss in nats of each of the tokens y that follow the tokens x, BT; NaN where y is −1, which does not count."""
-    n, nats = batch_size(x), []
+    n, nats = windows_at_once(x), []
     for tokens, targets in zip(x.split(n), y.split(n), strict=True):
         logits = gpt(tokens).flatten(0, 1)
         part = F.cross_entropy(logits, targets.flatten(), reduction="none", ignore_index=-1).view_as(targets)
@@ -227,28 +226,43 @@ def completes(x, y, n):
 
 
 @contextlib.contextmanager
-def replaced(attentions, **functions):
-    """Inside, a call of method NAME of each attention is functions[NAME](attention, the method, *its arguments)."""
-    for attention, (name, function) in itertools.product(attentions, functions.items()):
-        setattr(attention, name, functools.partial(function, attention, getattr(attention, name)))
+def shadowed(attentions, name, method):
+    """Inside, attention.NAME(*arguments) is method(attention, *arguments), for each of the attentions."""
+    for attention in attentions:
+        setattr(attention, name, functools.partial(method, attention))
     try:
         yield
     finally:
-        for attention, name in itertools.product(attentions, functions):
+        for attention in attentions:
             delattr(attention, name)
 
 
-def edited(edit):
-    """A `mix` for `replaced` that gives A' V, A' = edit(attention, A, A₂), each BGTT; A₂ is None if there is one map.
+def edited(attentions, edit):
+    """Inside, each attention gives A' V, A' = edit(attention, A, A₂), all BGTT; A₂ is None if there is one map.
 
     The head norm of differential comes after it: it gives the output its length again, whatever A' has lost.
     """
 
-    def mix(attention, original, x, q, k, v):
+    def mix(attention, x, q, k, v):
+        A = type(attention).mix(attention, x, q, k, identity_like(v))
         A2 = attention.both_maps(x)[1] if isinstance(attention, Differential) else None
-        return edit(attention, original(x, q, k, identity_like(v)), A2) @ v
+        return edit(attention, A, A2) @ v
 
-    return mix
+    return shadowed(attentions, "mix", mix)
+
+
+def rounded(attentions, bits):
+    """Inside, scores are rounded to 2^bits − 1 values from −max|S| to max|S| of what is visible.
+
+    One scale for all maps of a call of `attend` in a window; nothing else is rounded.
+    """
+
+    def attend(attention, q, k, v, weights=softmax, scale=None):
+        seen = scores(q, k, scale).masked_fill(~visible(q.size(2), q.device), 0)
+        step = (seen.abs().amax((1, 2, 3), keepdim=True) / (2 ** (bits - 1) - 1)).clamp_min(1e-30)
+        return type(attention).attend(attention, q, k, v, lambda S: weights((S / step).round() * step), scale)
+
+    return shadowed(attentions, "attend", attend)
 
 
 def as_much_positive(A):
@@ -269,49 +283,35 @@ def small(A):
     return shares(A) < 0.1 * uniform(A)
 
 
-EDITS = {"near zero by 0": lambda means, a, A, A2: A.masked_fill(small(A), 0)}
-EDITS["A by its mean over windows"] = lambda means, a, A, A2: means[a][0].expand_as(A)
-SIGNED_EDITS = {
-    "negative by 0": lambda means, a, A, A2: A.clamp(min=0),
-    "as much positive by 0": lambda means, a, A, A2: as_much_positive(A),
-}
-DIFFERENTIAL_EDITS = {
-    "λ by 0": lambda means, a, A, A2: A + a.lam * A2,
-    "A₂ by a uniform map": lambda means, a, A, A2: A + a.lam * (A2 - uniform(A)),
-    "A₂ by its mean over windows": lambda means, a, A, A2: A + a.lam * (A2 - means[a][1]),
-}
-
-
 def edits_for(attentions, inputs):
-    """{name: edit} of the edits that mean something for these layers, judged by their maps for the inputs BTC."""
-    layers = [(attention, x[:1]) for attention, x in zip(attentions, inputs, strict=True)]
+    """{name: edit} for `edited`: the edits that mean something for these layers, whose inputs are BTC."""
+    layers = list(zip(attentions, inputs, strict=True))
+    means = {attention: mean_maps(attention, x) for attention, x in layers}
+    edits = {
+        "near zero by 0": lambda attention, A, A2: A.masked_fill(small(A), 0),
+        "A by its mean over windows": lambda attention, A, A2: means[attention][0].expand_as(A),
+    }
     differences = all(is_difference(attention, x) for attention, x in layers)
-    signed = differences or any((attention.attention_map(x) < 0).any() for attention, x in layers)
-    return EDITS | (SIGNED_EDITS if signed else {}) | (DIFFERENTIAL_EDITS if differences else {})
+    if differences or any((attention.attention_map(x[:1]) < 0).any() for attention, x in layers):
+        edits |= {
+            "negative by 0": lambda attention, A, A2: A.clamp(min=0),
+            "as much positive by 0": lambda attention, A, A2: as_much_positive(A),
+        }
+    if differences:
+        edits |= {
+            "λ by 0": lambda attention, A, A2: A + attention.lam * A2,
+            "A₂ by a uniform map": lambda attention, A, A2: A + attention.lam * (A2 - uniform(A)),
+            "A₂ by its mean over windows": lambda attention, A, A2: A + attention.lam * (A2 - means[attention][1]),
+        }
+    return edits
 
 
 def mean_maps(attention, x):
     """The means over windows of A and of A₂ (None if there is one map), GTT. x BTC"""
-    of_parts = []
-    for part in parts(attention, x):
-        A2 = attention.both_maps(part)[1].sum(0) if isinstance(attention, Differential) else None
-        of_parts.append((attention.attention_map(part).sum(0), A2))
-    A, A2 = zip(*of_parts, strict=True)
-    return sum(A) / len(x), sum(A2) / len(x) if A2[0] is not None else None
-
-
-def quantised(bits):
-    """A `mix` for `replaced` whose scores are rounded to 2^bits − 1 values from −max|S| to max|S| of what is visible.
-
-    One scale for all maps of a call of `attend` in a window; nothing else is rounded.
-    """
-
-    def attend(attention, original, q, k, v, weights=softmax, scale=None):
-        seen = scores(q, k, scale).masked_fill(~visible(q.size(2), q.device), 0)
-        step = (seen.abs().amax((1, 2, 3), keepdim=True) / (2 ** (bits - 1) - 1)).clamp_min(1e-30)
-        return original(q, k, v, lambda S: weights((S / step).round() * step), scale)
-
-    return attend
+    A = sum(attention.attention_map(part).sum(0) for part in parts(attention, x)) / len(x)
+    if not isinstance(attention, Differential):
+        return A, None
+    return A, sum(attention.both_maps(part)[1].sum(0) for part in parts(attention, x)) / len(x)
 
 
 def interventions(gpt, inputs, x, y, before):
@@ -319,15 +319,12 @@ def interventions(gpt, inputs, x, y, before):
 
     All layers are edited at once. Means over windows are of those whose `inputs` of attention are given.
     """
-    attentions = [block.attention for block in gpt.blocks]
-    means = {a: mean_maps(a, z) for a, z in zip(attentions, inputs, strict=True)}
-    edits = edits_for(attentions, inputs)
-    ways = {name: {"mix": edited(functools.partial(edit, means))} for name, edit in edits.items()}
-    ways |= {f"scores in {bits} bits": {"attend": quantised(bits)} for bits in BITS}
-    rows = []
-    for name, functions in ways.items():
-        with replaced(attentions, **functions):
-            change = (losses(gpt, x, y) - before).cpu().double().nanmean(1)  # per window
-        error = change.std().item() / math.sqrt(len(change)) if len(change) > 1 else None
-        rows.append({"what": name, "loss_change": change.mean().item(), "standard_error": error})
+    attentions, rows = [block.attention for block in gpt.blocks], []
+    changes = {name: edited(attentions, edit) for name, edit in edits_for(attentions, inputs).items()}
+    changes |= {f"scores in {bits} bits": rounded(attentions, bits) for bits in BITS}
+    for name, change in changes.items():
+        with change:
+            difference = (losses(gpt, x, y) - before).cpu().double().nanmean(1)  # per window
+        error = difference.std().item() / math.sqrt(len(difference)) if len(difference) > 1 else None
+        rows.append({"what": name, "loss_change": difference.mean().item(), "standard_error": error})
     return rows

@@ -1,6 +1,5 @@
 """Numbers of maps by hand, interventions as laws, and lab.analyze from checkpoints to files."""
 
-import functools
 import json
 import math
 from pathlib import Path
@@ -132,11 +131,15 @@ def test_losses_are_those_of_the_model_and_hits_are_repeated_ngrams():
 # ---------------------------------------------------------------------------- interventions
 
 
+def edits_for(gpt, x):
+    return maps.edits_for([block.attention for block in gpt.blocks], maps.activations(gpt, x)[0])
+
+
 @torch.no_grad()
-def edited_logits(gpt, x, edit=None, **functions):
+def logits_inside(change, gpt, x, how):
+    """Logits inside of maps.edited, how: an edit, or maps.rounded, how: bits."""
     layers = [block.attention for block in gpt.blocks]
-    functions = functions or {"mix": maps.edited(lambda attention, A, A2: edit(attention, A, A2))}
-    with maps.replaced(layers, **functions):
+    with change(layers, how):
         y = gpt(x)
     assert not any({"mix", "attend"} & vars(layer).keys() for layer in layers)
     return y
@@ -145,12 +148,13 @@ def edited_logits(gpt, x, edit=None, **functions):
 @pytest.mark.parametrize("name", MAPPED)
 def test_replacing_a_map_by_itself_changes_nothing(name):
     gpt, x = build(name), text()
-    torch.testing.assert_close(edited_logits(gpt, x, lambda attention, A, A2: A), gpt(x), rtol=1e-4, atol=1e-4)
+    found = logits_inside(maps.edited, gpt, x, lambda attention, A, A2: A)
+    torch.testing.assert_close(found, gpt(x), rtol=1e-4, atol=1e-4)
 
 
 def test_lambda_by_0_leaves_the_first_map():
     gpt, x = build("differential"), text()
-    found = edited_logits(gpt, x, lambda *args: maps.DIFFERENTIAL_EDITS["λ by 0"](None, *args))
+    found = logits_inside(maps.edited, gpt, x, edits_for(gpt, x)["λ by 0"])
     type_ = type(gpt.blocks[0].attention)
     first = type("First", (type_,), {"lam": property(lambda self: torch.zeros(1))})
     for block in gpt.blocks:
@@ -159,22 +163,21 @@ def test_lambda_by_0_leaves_the_first_map():
 
 
 def test_edits_of_one_map_by_hand():
-    A, means = HAND, {None: (2 * HAND[0], None)}
-    assert (maps.SIGNED_EDITS["negative by 0"](None, None, A, None) >= 0).all()
-    zeroed = maps.EDITS["near zero by 0"](None, None, A, None)
+    A, edits = HAND, edits_for(build("differential"), text())
+    assert (edits["negative by 0"](None, A, None) >= 0).all() and (A < 0).any()
+    zeroed = edits["near zero by 0"](None, A, None)
     assert zeroed[0, 0, 3].tolist() == pytest.approx([0.6, -0.2, 0.19, 0]) and torch.equal(
         zeroed[..., :3, :], A[..., :3, :]
     )
     assert maps.as_much_positive(A)[0, 0, 3].tolist() == pytest.approx([0.6, -0.2, 0, 0])  # 0.01 and 0.19, not 0.6
-    assert torch.equal(maps.EDITS["A by its mean over windows"](means, None, A, None), 2 * A)
     assert maps.uniform(HAND)[2].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
 
 
 @pytest.mark.parametrize("name", ["vanilla", "softmax1", "temperature", "differential", "selective"])
 def test_many_bits_change_nothing_and_few_do(name):
     gpt, x = build(name), text()
-    torch.testing.assert_close(edited_logits(gpt, x, attend=maps.quantised(22)), gpt(x), rtol=1e-3, atol=1e-3)
-    assert (edited_logits(gpt, x, attend=maps.quantised(3)) - gpt(x)).abs().max() > 1e-3
+    torch.testing.assert_close(logits_inside(maps.rounded, gpt, x, 22), gpt(x), rtol=1e-3, atol=1e-3)
+    assert (logits_inside(maps.rounded, gpt, x, 3) - gpt(x)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["vanilla", "differential", "no-norm"])
@@ -182,24 +185,24 @@ def test_many_bits_change_nothing_and_few_do(name):
 def test_a_mean_of_equal_windows_and_a_uniform_map_for_a_uniform_one_change_nothing(name):
     gpt, x = build(name), text(1).expand(3, -1)
     for uniform in (False, True):
-        layers, (inputs, _) = [block.attention for block in gpt.blocks], maps.activations(gpt, x)
-        means = {layer: maps.mean_maps(layer, z) for layer, z in zip(layers, inputs, strict=True)}
-        for what, edit in maps.edits_for(layers, inputs).items():
+        for what, edit in edits_for(gpt, x).items():
             if "mean" in what or (uniform and "uniform" in what):
-                found = edited_logits(gpt, x, functools.partial(edit, means))
-                torch.testing.assert_close(found, gpt(x), rtol=1e-4, atol=1e-4)
-        for layer in layers:
+                torch.testing.assert_close(logits_inside(maps.edited, gpt, x, edit), gpt(x), rtol=1e-4, atol=1e-4)
+        for layer in (block.attention for block in gpt.blocks):
             layer.qkv.weight[: 2 * layer.H * layer.D] = 0  # queries and keys
 
 
 def test_scores_in_3_bits_have_7_levels_to_the_largest_size():
     q, k, v = (torch.randn(1, 1, 30, 8, generator=torch.Generator().manual_seed(i)) for i in range(3))
 
-    def seen_scores(q, k, v, weights, scale):
-        return weights(scores(q, k, scale))[..., maps.visible(30)]
+    class SeenScores:
+        def attend(self, q, k, v, weights, scale=None):
+            return weights(scores(q, k, scale))[..., maps.visible(30)]
 
-    S = seen_scores(q, k, v, lambda S: S, None)
-    found = maps.quantised(3)(None, seen_scores, q, k, v, lambda S: S)
+    layer = SeenScores()
+    S = layer.attend(q, k, v, lambda S: S)
+    with maps.rounded([layer], 3):
+        found = layer.attend(q, k, v, lambda S: S)
     assert len(found.unique()) == 7 and found.abs().max() == pytest.approx(S.abs().max().item())
     assert (found - S).abs().max() <= S.abs().max() / 3 / 2 * 1.001
 
@@ -210,7 +213,7 @@ def test_a_change_of_loss_and_its_error_are_over_windows():
     y, (inputs, _) = x.roll(-1, 1), maps.activations(gpt, x)
     before = maps.losses(gpt, x, y)
     row = maps.interventions(gpt, inputs, x, y, before)[-1]
-    with maps.replaced([block.attention for block in gpt.blocks], attend=maps.quantised(4)):
+    with maps.rounded([block.attention for block in gpt.blocks], 4):
         change = (maps.losses(gpt, x, y) - before).mean(1)
     assert row["what"] == "scores in 4 bits" and row["loss_change"] == pytest.approx(change.mean().item(), rel=1e-3)
     assert row["standard_error"] == pytest.approx(change.std().item() / 5**0.5, rel=1e-3)
@@ -219,8 +222,7 @@ def test_a_change_of_loss_and_its_error_are_over_windows():
 def test_edits_fit_the_mechanism():
     for name, n in (("vanilla", 2), ("mixed", 2), ("v2", 4), ("differential", 7), ("no-norm", 7), ("rectified", 2)):
         gpt = build(name)
-        inputs, _ = maps.activations(gpt, text())
-        assert len(maps.edits_for([block.attention for block in gpt.blocks], inputs)) == n, name
+        assert len(edits_for(gpt, text())) == n, name
 
 
 # ---------------------------------------------------------------------------- the command

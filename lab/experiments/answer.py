@@ -6,7 +6,6 @@ Its accuracy with more and fewer items, in other orders, and with parts of its m
 """
 
 import dataclasses
-import functools
 import json
 import random
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated
 import torch
 
 from configurable import PositiveInt, Range, Seed, UsageError, check, run
-from lab.maps import activations, edited, edits_for, mean_maps, replaced
+from lab.maps import activations, edited, edits_for
 from lab.show import look, table
 from lab.tasks import draw_missing
 from model import GPT, Differential
@@ -89,13 +88,13 @@ def accuracy(gpt, x, y):
 def in_other_orders(gpt, x, n_items, orders, seed):
     """Share of the contexts x BT that are right in every one of so many orders, each of both lists."""
     draw, lists = torch.Generator().manual_seed(seed), (slice(0, n_items), slice(n_items + 1, 2 * n_items))
-    first, second = (x[:, some] for some in lists)
+    first, second = (x[:, items] for items in lists)
     y = first[~(first.unsqueeze(2) == second.unsqueeze(1)).any(2)]
     always = torch.ones(len(x), dtype=torch.bool)
     for _ in range(orders):
         x = x.clone()
-        for some in lists:
-            x[:, some] = x[:, some].gather(1, torch.rand(x[:, some].shape, generator=draw).argsort(1))
+        for items in lists:
+            x[:, items] = x[:, items].gather(1, torch.rand(x[:, items].shape, generator=draw).argsort(1))
         always &= is_right(gpt, x, y)
     return always.float().mean().item()
 
@@ -104,11 +103,10 @@ def in_other_orders(gpt, x, n_items, orders, seed):
 def intervened(gpt, x, y):
     """{"nothing replaced": accuracy, edit: accuracy …}, with an edited map in all layers at once, and in each alone."""
     attentions, (inputs, _) = [block.attention for block in gpt.blocks], activations(gpt, x[:100])
-    means = {attention: mean_maps(attention, z) for attention, z in zip(attentions, inputs, strict=True)}
     found = {"nothing replaced": accuracy(gpt, x, y)}
     for name, edit in edits_for(attentions, inputs).items():
-        for where, some in (("", attentions), *((f", layer {i} alone", [a]) for i, a in enumerate(attentions))):
-            with replaced(some, mix=edited(functools.partial(edit, means))):
+        for where, layers in (("", attentions), *((f", layer {i} alone", [a]) for i, a in enumerate(attentions))):
+            with edited(layers, edit):
                 found[name + where] = accuracy(gpt, x, y)
     return found
 
