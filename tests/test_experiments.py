@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conftest import ROOT, metrics, mistake, same, small, weights
+from lab import one_layer
 from lab.experiments import answer, regression, scaling, shared_noise, while_training
 from lab.tasks import missing
 from model import GPT, GPTConfig
@@ -63,7 +64,7 @@ def test_regression_can_be_solved_from_the_context_in_any_order(monkeypatch):
 def test_its_answer_is_the_last_row_of_the_layer(experiment, attention, n_head):
     shape = {"n_layer": 1, "n_head": n_head, "n_embd": 64, "block_size": 9, "vocab_size": 1}
     layer, x = GPT(GPTConfig(attention, **shape)).blocks[0].attention, torch.randn(3, 9, 64)
-    torch.testing.assert_close(experiment.answer(layer, x), layer(x)[:, -1])
+    torch.testing.assert_close(one_layer.answer(layer, x), layer(x)[:, -1])
 
 
 def test_a_difference_learns_the_lambda_that_was_derived():

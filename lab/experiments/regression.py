@@ -8,22 +8,21 @@ MLP. With --positions=true queries and keys are rotated by their place, and the 
 """
 
 import itertools
-import json
 import math
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
 
 import torch
-from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 import ideas  # noqa: F401  adds no-norm
 from configurable import PositiveFloat, PositiveInt, Range, check, one_of, run
+from lab.one_layer import C, answer, one_layer, relative_error, train, train_all
 from lab.show import look, mean_and_sd, spread, table
-from model import ATTENTION, GPT, GPTConfig
-from plumbing.run import drawing, provenance
+from model import ATTENTION
+from plumbing.run import drawing
 
-C, FEATURES, NOISE = 64, 5, 0.1  # channels of the layer, of an x; standard deviation of the noise
+FEATURES, NOISE = 5, 0.1  # channels of an x; standard deviation of the noise
 
 
 def regression(
@@ -42,20 +41,17 @@ def regression(
     check(regression, locals())
     for word in attentions:
         one_of("attentions", word, ATTENTION)
-    how = {"n_items": n_items, "positions": positions, "learning_rate": learning_rate, "steps": steps}
-    runs, rows, about = [], [], {"commit": provenance()["commit"]}
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "a", encoding="utf-8") as file:
-        for w, a, h in tqdm([*itertools.product(widths, attentions, n_heads)], disable=None):
-            if h % ATTENTION[a].maps_per_head:
-                continue
-            one = {"attention": a, "n_head": h, "width": w}
-            mine = [{**one, "seed": seed, **how, **trained(**one, seed=seed, **how)} for seed in seeds]
-            file.writelines(json.dumps({**run, **about}) + "\n" for run in mine)
-            file.flush()
-            runs += mine
-            found = {name: mean_and_sd(spread([run[name] for run in mine]), 4) for name in ("error", "order")}
-            rows.append({**one, **found})
+    same = {"n_items": n_items, "positions": positions, "learning_rate": learning_rate, "steps": steps}
+    settings = [
+        {"attention": attention, "n_head": n_head, "width": width, **same}
+        for width, attention, n_head in itertools.product(widths, attentions, n_heads)
+    ]
+    runs = train_all(settings, seeds, trained, out)
+    rows = []
+    for (attention, n_head, width), group in itertools.groupby(runs, itemgetter("attention", "n_head", "width")):
+        error, order = zip(*((run["error"], run["order"]) for run in group), strict=True)
+        row = {"attention": attention, "n_head": n_head, "width": width}
+        rows.append(row | {"error": mean_and_sd(spread(error), 4), "order": mean_and_sd(spread(order), 4)})
     print(table(rows))
     draw(Path(out).with_suffix(".png"), runs)
     return runs
@@ -73,28 +69,14 @@ def contexts(count, n_items, width, draw):
 
 
 def trained(attention, n_head, n_items, width, seed, positions, learning_rate, steps):
-    """{"error", "order"}: squared error after training, and variance of what is said over ten orders of the tokens
+    """{"error", "order"}: squared error after training, and variance of its answers over ten orders of the tokens
     before the last, both ÷ variance of the answer."""
-    torch.manual_seed(seed)
-    sizes = {"n_layer": 1, "n_head": n_head, "n_embd": C, "block_size": n_items, "vocab_size": 1}
-    layer = GPT(GPTConfig(attention, init_std=C**-0.5, **sizes)).blocks[0].attention
-    if not positions:
-        layer.rotate = lambda q, start: q
-    optimizer = torch.optim.AdamW(layer.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
-    draw = torch.Generator().manual_seed(seed)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 100, 2 * (1 - step / steps))
-        x, y = contexts(64, n_items, width, draw)
-        loss = ((answer(layer, x)[:, :width] - y) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        clip_grad_norm_(layer.parameters(), 1.0)
-        optimizer.step()
+    layer, draw = one_layer(attention, n_head, n_items, seed, positions), torch.Generator().manual_seed(seed)
+    train(layer, lambda count: contexts(count, n_items, width, draw), learning_rate, steps)
     with torch.no_grad():
         x, y = contexts(4096, n_items, width, draw)
-        error = ((answer(layer, x)[:, :width] - y) ** 2).mean() / y.var()
-        said = torch.stack([answer(layer, reordered(x, draw))[:, :width] for _ in range(10)])
-    return {"error": error.item(), "order": (said.var(0).mean() / y.var()).item()}
+        answers = torch.stack([answer(layer, reordered(x, draw), width) for _ in range(10)])
+        return {"error": relative_error(layer, x, y), "order": (answers.var(0).mean() / y.var()).item()}
 
 
 def reordered(x, draw):
@@ -103,21 +85,15 @@ def reordered(x, draw):
     return torch.cat((x.gather(1, order[..., None].expand(-1, -1, C)), x[:, -1:]), 1)
 
 
-def answer(layer, x):
-    """The last row of layer(x), BTC -> BC, without computing the others."""
-    q, k, v = layer.project(x)
-    return layer.out(layer.norm(layer.mix(x[:, -1:], q[:, :, -1:], k, v)).flatten(1))
-
-
 def draw(path, runs):
     """The error of each run, by mechanism and number of maps; a kind of mark per width."""
-    kinds = list(dict.fromkeys((one["attention"], one["n_head"]) for one in runs))
+    kinds = list(dict.fromkeys((run["attention"], run["n_head"]) for run in runs))
     with drawing(path, 6, 4.6) as (_, (axes,)):
-        for i, width in enumerate(sorted({one["width"] for one in runs})):
+        for i, width in enumerate(sorted({run["width"] for run in runs})):
             style = {"marker": "os^D"[i % 4], "ls": "", "mfc": "none" if i else None}
-            for one in (one for one in runs if one["width"] == width):
-                x = kinds.index((one["attention"], one["n_head"])) + 0.2 * i
-                axes.plot(x, one["error"], color=look(one["attention"])["color"], **style)
+            for run in (run for run in runs if run["width"] == width):
+                x = kinds.index((run["attention"], run["n_head"])) + 0.2 * i
+                axes.plot(x, run["error"], color=look(run["attention"])["color"], **style)
             axes.plot([], [], color="0.4", label=f"answers in {width} channels", **style)
         axes.set_xticks(range(len(kinds)), [f"{name}\n{n} maps" for name, n in kinds], fontsize=8)
         axes.set(title="linear regression in the context; a mark per seed", ylim=(0, None))

@@ -9,23 +9,22 @@ layer learns it, without positions, residual stream or MLP. If A₁ finds the to
 """
 
 import itertools
-import json
 import math
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
-from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 import ideas  # noqa: F401  adds no-norm
 from configurable import PositiveFloat, PositiveInt, Range, check, one_of, run
+from lab.one_layer import C, one_layer, relative_error, train, train_all
 from lab.show import look, mean_and_sd, spread, table
-from model import ATTENTION, GPT, GPTConfig
-from plumbing.run import drawing, provenance
+from model import ATTENTION
+from plumbing.run import drawing
 
-C, KEY = 64, 8  # channels of the layer, and of a key
+KEY = 8  # channels of a key
 Counts = Annotated[tuple[int, ...], Range(ge=1)]
 
 
@@ -45,21 +44,22 @@ def shared_noise(
     check(shared_noise, locals())
     for word in attentions:
         one_of("attentions", word, ATTENTION)
-    how = {"learning_rate": learning_rate, "steps": steps}
-    runs, rows, about = [], [], {"commit": provenance()["commit"]}
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "a", encoding="utf-8") as file:
-        for w, n, sigma, a, h in tqdm([*itertools.product(widths, n_items, sigmas, attentions, n_heads)], disable=None):
-            if h % ATTENTION[a].maps_per_head:
-                continue
-            one = {"attention": a, "n_head": h, "n_items": n, "width": w, "sigma": sigma}
-            mine = [{**one, "seed": seed, **how, **trained(**one, seed=seed, **how)} for seed in seeds]
-            file.writelines(json.dumps({**run, **about}) + "\n" for run in mine)
-            file.flush()
-            runs += mine
-            one["error"] = mean_and_sd(spread([run["error"] for run in mine]), 4)
-            one["λ"] = " ".join(f"{run['lam']:.3f}" for run in mine if "lam" in run)
-            rows.append({**one, "least error": least_error(sigma, n), "best λ": best_lam(sigma, n)})
+    names = ("width", "n_items", "sigma", "attention", "n_head")
+    settings = [
+        {**dict(zip(names, values, strict=True)), "learning_rate": learning_rate, "steps": steps}
+        for values in itertools.product(widths, n_items, sigmas, attentions, n_heads)
+    ]
+    runs = train_all(settings, seeds, trained, out)
+    rows = []
+    for values, iterator in itertools.groupby(runs, itemgetter(*names)):
+        row, group = dict(zip(names, values, strict=True)), list(iterator)
+        row["error"] = mean_and_sd(spread([run["error"] for run in group]), 4)
+        row["λ"] = " ".join(f"{run['lam']:.3f}" for run in group if "lam" in run)
+        best = {
+            "least error": least_error(row["sigma"], row["n_items"]),
+            "best λ": best_lam(row["sigma"], row["n_items"]),
+        }
+        rows.append(row | best)
     print(table(rows))
     draw(Path(out).with_suffix(".png"), runs)
     return runs
@@ -87,46 +87,27 @@ def contexts(count, n_items, width, sigma, draw):
 
 def trained(attention, n_head, n_items, width, sigma, seed, learning_rate, steps):
     """{"error": squared error ÷ variance of the answer} after training; of a mechanism with λ also {"lam"}."""
-    torch.manual_seed(seed)
-    sizes = {"n_layer": 1, "n_head": n_head, "n_embd": C, "block_size": n_items, "vocab_size": 1}
-    layer = GPT(GPTConfig(attention, init_std=C**-0.5, **sizes)).blocks[0].attention
-    layer.rotate = lambda q, start: q  # no positions
-    optimizer = torch.optim.AdamW(layer.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
-    draw = torch.Generator().manual_seed(seed)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 100, 2 * (1 - step / steps))
-        x, y = contexts(64, n_items, width, sigma, draw)
-        loss = ((answer(layer, x)[:, :width] - y) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        clip_grad_norm_(layer.parameters(), 1.0)
-        optimizer.step()
+    layer, draw = one_layer(attention, n_head, n_items, seed), torch.Generator().manual_seed(seed)
+    train(layer, lambda count: contexts(count, n_items, width, sigma, draw), learning_rate, steps)
     with torch.no_grad():
-        x, y = contexts(4096, n_items, width, sigma, draw)
-        error = ((answer(layer, x)[:, :width] - y) ** 2).mean() / y.var()
-    return {"error": error.item()} | ({"lam": layer.lam.item()} if "lam" in layer.watch else {})
-
-
-def answer(layer, x):
-    """The last row of layer(x), BTC -> BC, without computing the others."""
-    q, k, v = layer.project(x)
-    return layer.out(layer.norm(layer.mix(x[:, -1:], q[:, :, -1:], k, v)).flatten(1))
+        error = relative_error(layer, *contexts(4096, n_items, width, sigma, draw))
+    return {"error": error} | ({"lam": layer.lam.item()} if "lam" in layer.watch else {})
 
 
 def draw(path, runs):
     """λ, and errors of the smallest n and the widest values, against σ: a mark per run, and what theory says."""
-    sigmas = np.geomspace(min(one["sigma"] for one in runs), max(one["sigma"] for one in runs), 100)
-    n, width = min(one["n_items"] for one in runs), max(one["width"] for one in runs)
+    sigmas = np.geomspace(min(run["sigma"] for run in runs), max(run["sigma"] for run in runs), 100)
+    n, width = min(run["n_items"] for run in runs), max(run["width"] for run in runs)
     with drawing(path, 12, 4.6, 1, 2) as (figure, (left, right)):
-        for i, items in enumerate(sorted({one["n_items"] for one in runs})):
-            mine = [one for one in runs if (one["attention"], one["n_items"]) == ("no-norm", items)]
+        for i, items in enumerate(sorted({run["n_items"] for run in runs})):
+            marked = [run for run in runs if (run["attention"], run["n_items"]) == ("no-norm", items)]
             marks = {"color": f"C{i}", "marker": "osD^"[i % 4], "ls": "", "mfc": "none"}
-            left.plot([one["sigma"] for one in mine], [one["lam"] for one in mine], **marks)
+            left.plot([run["sigma"] for run in marked], [run["lam"] for run in marked], **marks)
             left.plot(sigmas, best_lam(sigmas, items), color=f"C{i}", label=f"σ²/(σ² + 1/n), n = {items}")
-        for name in dict.fromkeys(one["attention"] for one in runs):
-            mine = [one for one in runs if (one["attention"], one["n_items"], one["width"]) == (name, n, width)]
+        for name in dict.fromkeys(run["attention"] for run in runs):
+            marked = [run for run in runs if (run["attention"], run["n_items"], run["width"]) == (name, n, width)]
             marks = look(name) | {"ls": "", "mfc": "none", "label": name}
-            right.plot([one["sigma"] for one in mine], [one["error"] for one in mine], **marks)
+            right.plot([run["sigma"] for run in marked], [run["error"] for run in marked], **marks)
         right.plot(sigmas, least_error(sigmas, n), color="0.4", label="σ²/(nσ² + 1)")
         left.set(ylabel="λ of no-norm")
         right.set(title=f"n = {n}, values in {width} channels", yscale="log", ylabel="error ÷ variance of the answer")
