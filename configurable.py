@@ -364,8 +364,8 @@ def one_of(name, value, allowed):
 
 
 def only_one(**options):
-    """The value that is given of several options that mean the same, or None. Raises UsageError for two."""
-    given = {name: value for name, value in options.items() if value is not None}
+    """The value that is given, not None and not '', of options that mean the same; or None. UsageError for two."""
+    given = {name: value for name, value in options.items() if value not in (None, "")}
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are given: give only one of them")
     return next(iter(given.values()), None)

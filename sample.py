@@ -17,8 +17,8 @@ def sample(
     checkpoint: str | None = None,  # folder of a run (its best.pt is taken), or a checkpoint file
     *,
     out_dir: str | None = None,  # nanoGPT's name for CHECKPOINT
-    prompt: str | None = None,  # text to continue; none: a new line
-    start: str | None = None,  # nanoGPT's name for --prompt; FILE:name reads a file
+    prompt: str = "",  # text to continue; without: a new line
+    start: str = "",  # nanoGPT's name for --prompt; FILE:name reads a file
     prompt_file: str | None = None,  # file that holds the text to continue
     num_samples: PositiveInt = 1,  # number of continuations, which are computed together
     max_new_tokens: PositiveInt = 500,  # tokens per continuation
@@ -33,8 +33,8 @@ def sample(
     path = only_one(CHECKPOINT=checkpoint, out_dir=out_dir)
     if path is None:
         raise no_checkpoint_given("CHECKPOINT")
-    if start is not None and start.startswith("FILE:"):
-        prompt_file, start = only_one(start=start.removeprefix("FILE:"), prompt_file=prompt_file), None
+    if start.startswith("FILE:"):
+        prompt_file, start = only_one(start=start.removeprefix("FILE:"), prompt_file=prompt_file), ""
     text = only_one(prompt=prompt, start=start, prompt_file=prompt_file)
     if prompt_file is not None:
         text = read(prompt_file)

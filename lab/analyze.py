@@ -38,7 +38,7 @@ class Model(NamedTuple):
 
 def analyze(
     *checkpoints: str,  # runs' folders (their best.pt is read) or checkpoint files
-    text: str | None = None,  # text that the heatmaps show; none: the beginning of the validation split
+    text: str = "",  # text that the heatmaps show; without: the beginning of the validation split
     text_file: str | None = None,  # file whose text is shown instead of --text
     dataset: str | None = None,  # folder under data/ whose validation split is read; none: that of the first checkpoint
     tokens: PositiveInt = 65536,  # first tokens of the validation split, on which losses are measured

@@ -315,15 +315,18 @@ def sampling(plan, L):
         steps["nanoGPT", 256] = functools.partial(net.generate, prompt[:, :1], 256)
     measures, rows = plan.in_turns(steps), []
     for attention in dict.fromkeys(name for name, _ in steps):
-        of_256 = measures[attention, 256]
-        row = {"window": L, "attention": attention, "tokens_per_second": quartiles(256 / s for s in of_256)}
+        row, of_256 = {"window": L, "attention": attention}, measures[attention, 256]
+        rows.append(row)
+        if any(seconds is None for name, seconds in measures.items() if name[0] in (attention, "nanoGPT")):
+            row["failed"] = "out of memory"
+            continue
+        row["tokens_per_second"] = quartiles(256 / s for s in of_256)
         if plan.peer:
             row["to_nanogpt"] = speedup(measures["nanoGPT", 256], of_256)
         if (attention, 1000) in measures:
             row["seconds_at_1000_to_at_50"] = speedup(measures[attention, 1000], measures[attention, 50])
         if attention in cache_bytes:
             row["cache_MB"] = cache_bytes[attention] / 1e6
-        rows.append(row)
     return rows
 
 

@@ -66,10 +66,12 @@ def compare(
     check(compare, {"seeds": seeds, "tuning_seeds": tuning_seeds, "n_best": n_best, "jobs": jobs})
     check_lists(attentions, seeds, tuning_seeds, grid, options)
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    for attention, setting in itertools.product(attentions, settings):
-        usual = with_defaults({**options, **setting, "attention": attention})  # a mistake is found before any training
-    device = find_device(usual["device"])
-    data = load_dataset(usual["dataset"], "cpu", usual["block_size"], usual["eval_tokens"])
+    first, *_ = [  # all of them, so that a mistake is found before any training
+        with_defaults({**options, **setting, "attention": attention})
+        for attention, setting in itertools.product(attentions, settings)
+    ]
+    device = find_device(first["device"])
+    data = load_dataset(first["dataset"], "cpu", first["block_size"], first["eval_tokens"])
     out = Path(out_dir or f"out/compare-{data.name}")
     found = {}
 
@@ -85,7 +87,9 @@ def compare(
             print(f"{name} failed, and is left out: {why} ({out / name}.log)")
         records = {out / name: record(out / name, out.name, purpose) for name in runs if name not in failed}
         found.update(records)
-        write_text(out / "runs.jsonl", "".join(json.dumps(one, separators=(",", ":")) + "\n" for one in found.values()))
+        write_text(
+            out / "runs.jsonl", "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in found.values())
+        )
         return records
 
     with locked(out / ".lock", f"comparing in {out}"):
@@ -102,7 +106,7 @@ def compare(
         rows = summarize(records.values(), attentions)
         if rows:
             at_once = f", {jobs} runs at a time" if jobs > 1 else ""
-            title = f"{description(usual, data, seeds)}; {device_name(device)}{at_once}"
+            title = f"{description(first, data, seeds)}; {device_name(device)}{at_once}"
             print(f"\n{title}\n\n{table([cells(row, grid) for row in rows])}")
             draw(out, title, records, attentions)
             print(f"\n{out}: runs.jsonl and figures")
@@ -147,8 +151,8 @@ def name_of(attention, setting, seed):
 
 def in_turns(settings):
     """(mechanism, setting) of {mechanism: settings}; mechanisms take turns: whatever slows down slows down all."""
-    for some in itertools.zip_longest(*settings.values()):
-        yield from ((name, one) for name, one in zip(settings, some, strict=True) if one is not None)
+    for turn in itertools.zip_longest(*settings.values()):
+        yield from (pair for pair in zip(settings, turn, strict=True) if pair[1] is not None)
 
 
 # ---------------------------------------------------------------------------- runs
@@ -171,7 +175,9 @@ def train_all(out, runs, meta, jobs):
                     waiting.remove(name)
                     running[name] = begin(out / name, runs[name], jobs)
                 if signals and not told:  # only once: a second signal would kill them
-                    told = [child.terminate() for child in running.values()]
+                    told = True
+                    for child in running.values():
+                        child.terminate()
                 for name in [name for name, child in running.items() if child.poll() is not None]:
                     if (code := running.pop(name).returncode) and not signals:
                         killed = f"killed by signal {-code}, after: " if code < 0 else ""
@@ -276,45 +282,45 @@ def ranked(records, attention, grid, n_seeds=1):
     Raises UsageError where there is none.
     """
     losses = {}
-    for one in records:
-        if one["attention"] == attention:
-            losses.setdefault(tuple(option(one, name) for name in grid), []).append(one["best"])
+    for record in records:
+        if record["attention"] == attention:
+            losses.setdefault(tuple(option(record, name) for name in grid), []).append(record["best"])
     means = {values: statistics.fmean(found) for values, found in losses.items() if len(found) == n_seeds}
     if not means:
         raise UsageError(f"{attention}: no setting is left, a run of each has failed")
     return [dict(zip(grid, values, strict=True)) for values in sorted(means, key=means.get)]
 
 
-def option(one, name):
+def option(record, name):
     """The value of an option of train.py in a record."""
-    return one["options"].get(name, DEFAULTS[name])
+    return record["options"].get(name, DEFAULTS[name])
 
 
 def summarize(records, attentions):
     """A row per mechanism: `spread` over seeds of its best loss, and of its paired difference to the first."""
-    by_seed = {name: {one["seed"]: one for one in records if one["attention"] == name} for name in attentions}
-    all_seeds, first, rows = {seed for mine in by_seed.values() for seed in mine}, by_seed[attentions[0]], []
-    for name, mine in by_seed.items():
-        if not mine:
+    runs_of = {name: {run["seed"]: run for run in records if run["attention"] == name} for name in attentions}
+    all_seeds, base, rows = {seed for runs in runs_of.values() for seed in runs}, runs_of[attentions[0]], []
+    for name, runs in runs_of.items():
+        if not runs:
             continue
-        some, pairs = next(iter(mine.values())), [(one, first[seed]) for seed, one in mine.items() if seed in first]
-        row = {"attention": name, "options": some["options"], "parameters": some["parameters"]}
-        row |= {"missing": sorted(all_seeds - mine.keys()), "loss": spread([one["best"] for one in mine.values()])}
+        example, pairs = next(iter(runs.values())), [(run, base[seed]) for seed, run in runs.items() if seed in base]
+        row = {"attention": name, "options": example["options"], "parameters": example["parameters"]}
+        row |= {"missing": sorted(all_seeds - runs.keys()), "loss": spread([run["best"] for run in runs.values()])}
         if pairs:
-            row["time"] = spread([one["seconds"] / base["seconds"] for one, base in pairs])
+            row["time"] = spread([run["seconds"] / other["seconds"] for run, other in pairs])
         if pairs and name != attentions[0]:
-            row["difference"] = spread([one["best"] - base["best"] for one, base in pairs])
-        if "accuracy" in some["evaluations"]:
-            row["accuracy"] = spread([one["evaluations"]["accuracy"][-1] for one in mine.values()])
-            row["solved_at"] = [solved_at(one) for one in mine.values()]
+            row["difference"] = spread([run["best"] - other["best"] for run, other in pairs])
+        if "accuracy" in example["evaluations"]:
+            row["accuracy"] = spread([run["evaluations"]["accuracy"][-1] for run in runs.values()])
+            row["solved_at"] = [solved_at(run) for run in runs.values()]
         rows.append(row)
     return rows
 
 
-def solved_at(one, accuracy=0.99):
+def solved_at(record, accuracy=0.99):
     """The step of a run's first evaluation with that accuracy, or None."""
-    steps, accuracies = one["evaluations"]["step"], one["evaluations"]["accuracy"]
-    return next((step for step, found in zip(steps, accuracies, strict=True) if found >= accuracy), None)
+    steps, accuracies = record["evaluations"]["step"], record["evaluations"]["accuracy"]
+    return next((step for step, reached in zip(steps, accuracies, strict=True) if reached >= accuracy), None)
 
 
 # ---------------------------------------------------------------------------- tables
@@ -351,10 +357,12 @@ def description(options, data, seeds):
 
 def draw(out, title, records, attentions):
     """loss.png, of a task accuracy.png, and a figure for each kind of learned numbers: lam.png, g.png …."""
-    folders = {name: [f for f, one in records.items() if one["attention"] == name] for name in attentions}
-    runs = {name: [records[folder] for folder in mine] for name, mine in folders.items() if mine}
-    losses = functools.partial(draw_curves, runs, "val_loss", "validation loss (nats per token)")
-    draw_figure(out / "loss.png", title, [losses, functools.partial(draw_pairs, runs)])
+    folders = {name: [f for f, run in records.items() if run["attention"] == name] for name in attentions}
+    runs = {name: [records[f] for f in of_name] for name, of_name in folders.items() if of_name}
+    panels = [functools.partial(draw_curves, runs, "val_loss", "validation loss (nats per token)")]
+    if attentions[0] in runs:
+        panels.append(functools.partial(draw_pairs, runs))
+    draw_figure(out / "loss.png", title, panels)
     if "accuracy" in next(iter(records.values()))["evaluations"]:
         draw_figure(out / "accuracy.png", title, [functools.partial(draw_curves, runs, "accuracy", "accuracy")])
     for name in dict.fromkeys(name for attention in runs for name in ATTENTION[attention].watch):
@@ -377,8 +385,8 @@ def draw_figure(path, title, panels):
 
 def draw_curves(runs, name, label, axes):
     """A number over a run: a thin line per seed, a thick one for their mean. Losses begin after the first step."""
-    for attention, mine in runs.items():
-        steps, curves = mine[0]["evaluations"]["step"], np.array([one["evaluations"][name] for one in mine])
+    for attention, records in runs.items():
+        steps, curves = records[0]["evaluations"]["step"], np.array([run["evaluations"][name] for run in records])
         first, style = int(name == "val_loss" and len(steps) > 1), look(attention)
         axes.plot(steps[first:], curves[:, first:].T, color=style["color"], lw=0.8, alpha=0.5)
         axes.plot(steps[first:], curves[:, first:].mean(0), label=attention, lw=2, ms=5, **style)
@@ -389,12 +397,13 @@ def draw_curves(runs, name, label, axes):
 def draw_pairs(runs, axes):
     """Every seed's difference to the first mechanism, their mean and its 95 % interval."""
     (first, base), *others = runs.items()
-    losses = {one["seed"]: one["best"] for one in base}
-    for i, (name, mine) in enumerate(others):
-        style, pairs = look(name), [one["best"] - losses[one["seed"]] for one in mine if one["seed"] in losses]
-        axes.plot([i - 0.15] * len(pairs), pairs, ls="", marker=style["marker"], mfc="none", color=style["color"])
-        if len(pairs) > 1:
-            difference = spread(pairs)
+    losses = {run["seed"]: run["best"] for run in base}
+    for i, (name, records) in enumerate(others):
+        differences = [run["best"] - losses[run["seed"]] for run in records if run["seed"] in losses]
+        style, x = look(name), [i - 0.15] * len(differences)
+        axes.plot(x, differences, ls="", marker=style["marker"], mfc="none", color=style["color"])
+        if len(differences) > 1:
+            difference = spread(differences)
             axes.errorbar(i + 0.15, difference["mean"], difference["half"], marker="_", capsize=5, color=style["color"])
     axes.axhline(0, color="0.4", lw=0.8)
     axes.set_xticks(range(len(others)), [name for name, _ in others], rotation=30 * (len(others) > 4))

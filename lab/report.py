@@ -6,15 +6,15 @@ above it:
 <!-- table text
 experiment=text
 rows: attention=vanilla,softmax1
-val loss: mean=best:4
-difference to vanilla: difference=best:4 -attention=vanilla
+column val loss: mean=best:4
+column difference to vanilla: difference=best:4 -attention=vanilla
 -->
 
-`name=value` is a condition that the records of a cell meet: those of all cells (second line), of the cell's column and
-of its row, of which a row is the strongest. One name is in SHOW, and says how the records become text: key:digits.
-`-name=value` changes a condition for the records that they are paired with. `row LABEL: …` is a row, any other LABEL is
-a column; `rows: …` and `columns: …` are one for each combination of the values between commas. A table ends with
-<!-- end -->.
+The second line holds for all cells. `row LABEL: …` is a row and `column LABEL: …` a column; `rows: …` and `columns: …`
+are one for each combination of the values between commas. A cell shows the records that meet the conditions
+`name=value` of all cells, of its column and of its row, of which a row's are the strongest. One name is in SHOW, and
+says how they become text: key:digits. `-name=value` is another condition for the records that they are paired with. A
+table ends with <!-- end -->.
 """
 
 import itertools
@@ -25,7 +25,7 @@ import tomllib
 from pathlib import Path
 
 from configurable import run
-from lab.compare import DEFAULTS
+from lab.compare import DEFAULTS, solved_at
 from lab.show import mean_and_sd, spread, table
 from plumbing.checkpoint import write_text
 
@@ -47,13 +47,12 @@ def load(folder=RECORDS):
     presets = {f"config/{path.name}": tomllib.loads(path.read_text(encoding="utf-8")) for path in config}
     found, paths = [], sorted(folder.glob("*.jsonl"))
     for line in itertools.chain(*(path.read_text(encoding="utf-8").splitlines() for path in paths)):
-        one = json.loads(line)
-        settings = DEFAULTS | presets.get(one.get("preset"), {}) | one["options"] if "options" in one else {}
-        one = {"purpose": "comparison"} | settings | one
-        if accuracies := one.get("evaluations", {}).get("accuracy"):
-            steps = zip(one["evaluations"]["step"], accuracies, strict=True)
-            one |= {"accuracy": accuracies[-1], "solved_at": next((step for step, a in steps if a >= 0.99), None)}
-        found.append(one)
+        record = json.loads(line)
+        settings = DEFAULTS | presets.get(record.get("preset"), {}) | record["options"] if "options" in record else {}
+        record = {"purpose": "comparison"} | settings | record
+        if accuracies := record.get("evaluations", {}).get("accuracy"):
+            record |= {"accuracy": accuracies[-1], "solved_at": solved_at(record)}
+        found.append(record)
     return found
 
 
@@ -68,47 +67,63 @@ def filled(text, records):
 def rows(description, records):
     """The rows of a table, for `lab.show.table`. Raises ValueError for a row without a number."""
     common, *lines = description.strip().splitlines()
-    labels, columns = {}, {}
-    for label, words in (line.rsplit(": ", 1) for line in lines):
-        into = labels if label.startswith("row") else columns
-        if label in ("rows", "columns"):
-            names, values = zip(*conditions(words).items(), strict=True)
-            for some in itertools.product(*(value.split(",") for value in values)):
-                into[", ".join(some)] = dict(zip(names, some, strict=True))
+    conditions = {"row": {}, "column": {}}  # {kind: {label: conditions}}
+    for line in lines:
+        head, words = line.rsplit(": ", 1)
+        kind, _, label = head.partition(" ")
+        if kind in ("rows", "columns"):
+            names, values = zip(*parsed(words).items(), strict=True)
+            for chosen in itertools.product(*(value.split(",") for value in values)):
+                conditions[kind[:-1]][", ".join(chosen)] = dict(zip(names, chosen, strict=True))
         else:
-            into[label.removeprefix("row ")] = conditions(words)
-    common, found = conditions(common), []
-    for label, row in labels.items():
-        cells = {title: cell(records, common | column | row) for title, column in columns.items()}
+            conditions[kind][label] = parsed(words)
+    table_rows = []
+    for label, of_row in conditions["row"].items():
+        cells = {
+            title: cell(records, parsed(common) | of_column | of_row)
+            for title, of_column in conditions["column"].items()
+        }
         if not any(cells.values()):
             raise ValueError(f"no records for the row {label!r} of {description}")
-        found.append({"": label} | cells)
-    return found
+        table_rows.append({"": label} | cells)
+    return table_rows
 
 
-def conditions(words):
+def parsed(words):
+    """{name: value} of "name=value name=value …"."""
     return dict(word.split("=", 1) for word in words.split())
 
 
-def cell(records, wanted):
-    """The text of a cell; '' where no record meets its conditions, or has the number that is shown."""
-    (show, of) = next((SHOW[name], value) for name, value in wanted.items() if name in SHOW)
-    key, digits = (*of.split(":"), "0")[:2]
-    wanted = {name: value for name, value in wanted.items() if name not in SHOW}
-    key += f"@{layer}" if (layer := wanted.pop("layer", None)) else ""
-    changes = {name[1:]: wanted.pop(name) for name in [*wanted] if name[0] == "-"}
-    found = select(records, **wanted)
+def cell(records, words):
+    """The text of a cell, '' where no record meets its conditions or has the number that is shown."""
+    conditions, other, layer = {}, {}, ""
+    for name, value in words.items():
+        if name in SHOW:
+            show, (key, _, digits) = SHOW[name], value.partition(":")
+        elif name == "layer":
+            layer = f"@{value}"
+        elif name.startswith("-"):
+            other[name[1:]] = value
+        else:
+            conditions[name] = value
+    found = select(records, **conditions)
     if not found or key.partition("@")[0] not in found[0]:
         return ""
-    return show(found, select(records, **wanted | changes) if changes else [], key, int(digits)).replace("-", "−")
+    paired_with = select(records, **conditions | other) if other else []
+    return show(found, paired_with, key + layer, int(digits or 0)).replace("-", "−")
 
 
-def select(records, experiment, **wanted):
+def select(records, experiment, **conditions):
     """The records that meet all conditions. Of several experiments, name,name, the first counts that has any."""
-    wanted = {"purpose": "comparison"} | wanted
+    conditions = {"purpose": "comparison"} | conditions
     for name in experiment.split(","):
-        of = [one for one in records if one.get("experiment") == name]
-        if found := [one for one in of if all(plain(one.get(key)) == value for key, value in wanted.items())]:
+        found = [
+            record
+            for record in records
+            if record.get("experiment") == name
+            and all(plain(record.get(key)) == value for key, value in conditions.items())
+        ]
+        if found:
             return found
     return []
 
@@ -117,10 +132,10 @@ def plain(value):
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def number(one, key):
+def number(record, key):
     """A record's number, or that of a layer: key@layer; the mean of several. None if there is none."""
     key, _, layer = key.partition("@")
-    value = one.get(key)
+    value = record.get(key)
     if layer and value:
         return value[int(layer)]
     return statistics.fmean(value) if isinstance(value, list) else value
@@ -131,25 +146,25 @@ def number(one, key):
 
 def mean(found, others, key, digits):
     """Mean ± standard deviation over seeds."""
-    return mean_and_sd(spread([number(one, key) for one in found]), digits)
+    return mean_and_sd(spread([number(record, key) for record in found]), digits)
 
 
 def inside(found, others, key, digits):
     """The same, without a deviation that is rounded to zero; a change of the loss has a sign."""
-    of = spread([number(one, key) for one in found])
-    text = f"{of['mean']:{'+' * key.startswith('without')}.{digits}f}"
-    return text + (f" ± {of['sd']:.{digits}f}" if of["sd"] >= 0.5 * 10**-digits else "")
+    stats = spread([number(record, key) for record in found])
+    text = f"{stats['mean']:{'+' * key.startswith('without')}.{digits}f}"
+    return text + (f" ± {stats['sd']:.{digits}f}" if stats["sd"] >= 0.5 * 10**-digits else "")
 
 
 def average(found, others, key, digits):
     """Mean over seeds; '' where one seed has none."""
-    numbers = [number(one, key) for one in found]
+    numbers = [number(record, key) for record in found]
     return "" if None in numbers else f"{statistics.fmean(numbers):.{digits}f}"
 
 
 def seeds(found, others, key, digits):
     """The number of each seed."""
-    numbers = [number(one, key) for one in found]
+    numbers = [number(record, key) for record in found]
     return " ".join("–" if x is None else f"{x:.{digits}f}" for x in numbers)
 
 
@@ -164,16 +179,16 @@ def mega(found, others, key, digits):
 
 def paired(found, others, key, by=("seed",)):
     """[number minus that of the other record with the same seed]."""
-    of = {tuple(one[name] for name in by): number(one, key) for one in others}
-    pairs = [(number(one, key), tuple(one[name] for name in by)) for one in found]
-    return [x - of[name] for x, name in pairs if name in of]
+    base = {tuple(record[name] for name in by): number(record, key) for record in others}
+    pairs = [(number(record, key), tuple(record[name] for name in by)) for record in found]
+    return [x - base[name] for x, name in pairs if name in base]
 
 
 def difference(found, others, key, digits):
     """Mean of the paired differences ± half of its 95 % interval, if there are three or more; '' against itself."""
-    of = spread(paired(found, others, key))
-    half = f" ± {of['half']:.{digits}f}" if of["n"] > 2 else ""
-    return f"{of['mean']:+.{digits}f}{half}" if found != others else ""
+    stats = spread(paired(found, others, key))
+    half = f" ± {stats['half']:.{digits}f}" if stats["n"] > 2 else ""
+    return f"{stats['mean']:+.{digits}f}{half}" if found != others else ""
 
 
 def pairs(found, others, key, digits):
@@ -188,18 +203,18 @@ def gain(found, others, key, digits):
 
 def ratio(found, others, key, digits):
     """Number ÷ that of the other record with the same seed, mean ± standard deviation."""
-    of = {one["seed"]: one[key] for one in others}
-    return mean_and_sd(spread([one[key] / of[one["seed"]] for one in found]), digits)
+    base = {record["seed"]: record[key] for record in others}
+    return mean_and_sd(spread([record[key] / base[record["seed"]] for record in found]), digits)
 
 
 def low(found, others, key, digits):
     """How many are below 0.1."""
-    return f"{sum(one[key] < 0.1 for one in found)} of {len(found)}"
+    return f"{sum(record[key] < 0.1 for record in found)} of {len(found)}"
 
 
 def negative(found, others, key, digits):
     """How many entries are negative, and their mean."""
-    entries = [x for one in found for x in one[key]]
+    entries = [x for record in found for x in record[key]]
     return f"{sum(x < 0 for x in entries)} of {len(entries)}, mean {statistics.fmean(entries):+.{digits}f}"
 
 

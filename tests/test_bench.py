@@ -158,6 +158,15 @@ def test_sampling_is_timed_with_a_cache(peer, monkeypatch):
     assert rows[2]["cache_MB"] == 2 * 16 * 1024 * 4 / 1e6  # keys and values of 16 channels, one layer
 
 
+def test_a_mechanism_whose_sampling_runs_out_of_memory_is_said_to(monkeypatch):
+    def draw_256(gpt, prompt):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(lab.bench, "draw_256", draw_256)
+    rows = bench(parts=("sampling",), attentions=("vanilla",), repetitions=1, **SMALL)
+    assert [row["failed"] for row in rows] == ["out of memory"] * 2
+
+
 @pytest.mark.slow
 def test_a_race_is_run_by_both_from_start_to_exit(peer, monkeypatch):
     Path("tinyshakespeare.txt").write_text("to be or not to be\n" * 200)

@@ -245,6 +245,16 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(go, monkeypatch, capsys)
     assert "vanilla-2 failed, and is left out: train.py: step " in said and "(without seed 1,2)" in said
 
 
+def test_without_runs_of_the_first_mechanism_no_pairs_are_drawn(compared, monkeypatch):
+    panels = {}
+    monkeypatch.setattr(lab.compare, "draw_figure", lambda path, title, drawn: panels.update({path.name: len(drawn)}))
+    folder = compared[0]
+    records = {folder / f"{run['attention']}-{run['seed']}": run for run in lines(folder)}
+    for attentions, n in ((("vanilla", "differential"), 2), (("softmax1", "vanilla", "differential"), 1)):
+        lab.compare.draw(Path("out"), "", records, attentions)
+        assert panels["loss.png"] == n
+
+
 def test_numbers_are_written_before_figures_are_drawn(again, monkeypatch, capsys):
     Path("out/two/runs.jsonl").unlink()
     monkeypatch.setattr(lab.compare, "draw", None)

@@ -32,7 +32,17 @@ def test_another_loss_changes_the_table():
 
 def test_a_row_without_records_is_a_mistake():
     with pytest.raises(ValueError, match="nobody"):
-        filled("<!-- table x\nexperiment=text\nrows: attention=nobody\nloss: mean=best:4\n-->\n<!-- end -->", load())
+        filled(
+            "<!-- table x\nexperiment=text\nrows: attention=nobody\ncolumn loss: mean=best:4\n-->\n<!-- end -->", load()
+        )
+
+
+def test_any_label_is_a_column_or_a_row():
+    page = (
+        "<!-- table x\nexperiment=text\nrow column: attention=vanilla\ncolumn row sum: mean=best:4\n-->\n<!-- end -->"
+    )
+    head, _, row = filled(page, load()).splitlines()[6:9]
+    assert head.split() == ["|", "|", "row", "sum", "|"] and row.startswith("| column | 1.69")
 
 
 @pytest.mark.parametrize("page", COURSE, ids=lambda page: page.name)

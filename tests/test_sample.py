@@ -86,6 +86,7 @@ def test_a_prompt_may_come_from_a_file_be_empty_or_hold_anything(trained, capsys
     Path("p.txt").write_text("to be λ", encoding="utf-8")
     (text,) = sample(str(trained), prompt_file="p.txt", max_new_tokens=3)
     assert text.startswith("to be λ")
+    assert run(sample, [str(trained), "--prompt=none", "--max_new_tokens=3"])[0].startswith("none")
     with pytest.raises(UsageError, match="prompt and prompt_file are given: give only one of them"):
         sample(str(trained), prompt="a", prompt_file="p.txt")
     assert sample(str(trained), prompt="", max_new_tokens=3)[0].startswith("\n")

@@ -46,13 +46,13 @@ def while_training(
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with open(out, "a", encoding="utf-8") as file:
         for seed, attention in itertools.product(seeds, attentions):
-            folder, small = Path(out).with_suffix("") / f"{attention}-{seed}", None
+            folder, were_small = Path(out).with_suffix("") / f"{attention}-{seed}", None
             for step in steps:
                 start = {"overwrite": True} if step == steps[0] else {"init_from": "resume"}
-                mine = {"attention": attention, "seed": seed, "max_iters": step, "lr_decay_iters": steps[-1]}
-                (config,), rest = bind(train, [], {**options, **mine, **start, "out_dir": str(folder)})
+                until = {"attention": attention, "seed": seed, "max_iters": step, "lr_decay_iters": steps[-1]}
+                (config,), rest = bind(train, [], {**options, **until, **start, "out_dir": str(folder)})
                 train(config, **rest)
-                row, small = look_at(folder, windows, small)
+                row, were_small = look_at(folder, windows, were_small)
                 rows.append(row)
                 file.write(json.dumps({**row, **about}) + "\n")
                 file.flush()
@@ -62,10 +62,10 @@ def while_training(
 
 
 @torch.no_grad()
-def look_at(folder, windows, before=None):
+def look_at(folder, windows, were_small=None):
     """(numbers of a run's maps, means over windows, heads and layers; which softmax weights are small, (LB)GTT bool).
 
-    before: which were small at the last look. Softmax weights of differential are those of A₁.
+    were_small: which were small at the last look. Softmax weights of differential are those of A₁.
     """
     gpt, checkpoint = load_model(folder / "ckpt.pt")
     last, options = read_metrics(folder / "metrics.jsonl")[-1], checkpoint["options"]
@@ -78,15 +78,17 @@ def look_at(folder, windows, before=None):
     A = torch.cat([attention.attention_map(z) for attention, z in layers])  # of all layers, (LB)GTT
     numbers, A1 = {f.__name__: f(A) for f in (effective_tokens, negative_share, negative_mass)}, A
     if isinstance(layers[0][0], Differential):
-        A1, A2 = (torch.cat(some) for some in zip(*(attention.both_maps(z) for attention, z in layers), strict=True))
+        A1, A2 = (
+            torch.cat(of_layers) for of_layers in zip(*(attention.both_maps(z) for attention, z in layers), strict=True)
+        )
         numbers |= {"A1_effective_tokens": effective_tokens(A1), "A1_A2_cosine": cosine(A1, A2)}
     row |= {name: number.mean().item() for name, number in numbers.items()}
     seen = visible(x.size(1))
-    small = (A1 < SMALL) & seen
-    row["small_share"] = small[..., seen].float().mean().item()
-    if before is not None:
-        row["small_stays"] = ((small & before).sum() / before.sum().clamp_min(1)).item()
-    return row, small
+    are_small = (A1 < SMALL) & seen
+    row["small_share"] = are_small[..., seen].float().mean().item()
+    if were_small is not None:
+        row["small_stays"] = ((are_small & were_small).sum() / were_small.sum().clamp_min(1)).item()
+    return row, are_small
 
 
 def draw(path, rows):
@@ -100,15 +102,15 @@ def draw(path, rows):
                 for row in (row for row in rows if row["attention"] == attention and name in row):
                     points.setdefault(row["step"], []).append(row[name])
                 if points:
-                    mean, sd = (np.array([of(values) for values in points.values()]) for of in (np.mean, np.std))
+                    mean, sd = (np.array([f(values) for values in points.values()]) for f in (np.mean, np.std))
                     style = look(attention) | {"ls": ":" if name in ("accuracy", "A1_effective_tokens") else "-"}
                     all_axes[panel].plot([*points], mean, label=f"{attention}: {name}", **style, ms=4)
                     all_axes[panel].fill_between([*points], mean - sd, mean + sd, color=style["color"], alpha=0.2, lw=0)
         for seed in {row["seed"] for row in rows}:
-            mine = [row for row in rows if (row["attention"], row["seed"]) == ("differential", seed)]
-            for layer, values in enumerate(zip(*(row["lam"] for row in mine), strict=True)):
+            looks = [row for row in rows if (row["attention"], row["seed"]) == ("differential", seed)]
+            for layer, values in enumerate(zip(*(row["lam"] for row in looks), strict=True)):
                 label = f"layer {layer}" if seed == rows[0]["seed"] else None
-                all_axes[0].plot([row["step"] for row in mine], values, color=f"C{layer + 4}", lw=1, label=label)
+                all_axes[0].plot([row["step"] for row in looks], values, color=f"C{layer + 4}", lw=1, label=label)
         for axes, title in zip(all_axes, titles, strict=True):
             axes.set(xlabel="step", title=title)
             axes.grid(alpha=0.3)
