@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -205,17 +206,6 @@ class Tokenizer:
 # ---------------------------------------------------------------------------- reading a dataset
 
 
-class Dataset:
-    """data/<name>: its folder, meta, frozen tokenizer, and the splits `train` and `val`.
-
-    bits_per_nat turns nats per token into bits per byte, for the tokens of val that are evaluated.
-    """
-
-    def __init__(self, folder, meta, tokenizer, train, val, bits_per_nat):
-        self.folder, self.name, self.meta, self.tokenizer = folder, folder.name, meta, tokenizer
-        self.train, self.val, self.bits_per_nat = train, val, bits_per_nat
-
-
 class Split:
     """The tokens of train.bin or val.bin, in windows: x and y, BT int64, where y is what follows each token of x.
 
@@ -259,6 +249,22 @@ class Split:
         left_out = torch.ones(self.block_size, dtype=torch.bool, device=y.device)
         left_out[[position - 1 for position in self.record["scored"]]] = False  # y begins with a record's second token
         return y.masked_fill(left_out, -1)
+
+
+@dataclass
+class Dataset:
+    """data/<name>, read."""
+
+    folder: Path
+    meta: dict  # meta.json
+    tokenizer: dict  # frozen: Tokenizer.thaw makes it again
+    train: Split
+    val: Split
+    bits_per_nat: float  # turns nats per token into bits per byte, for the tokens of val that are evaluated
+
+    @property
+    def name(self):
+        return self.folder.name
 
 
 def n_targets(tokens, limit=None):
