@@ -239,16 +239,16 @@ class Split:
     def gather(self, index):
         """The tokens at a numpy array of positions, int64."""
         if isinstance(self.tokens, torch.Tensor):
-            return self.tokens[torch.from_numpy(index).to(self.tokens.device)].long()
+            return self.tokens[to_device(torch.from_numpy(index), self.tokens.device)].long()
         return torch.from_numpy(self.tokens[index].astype(np.int64))
 
     def scored(self, y):
         """y with −1 for every token of a record that does not count."""
         if self.record is None:
             return y.contiguous()
-        left_out = torch.ones(self.block_size, dtype=torch.bool, device=y.device)
+        left_out = torch.ones(self.block_size, dtype=torch.bool)
         left_out[[position - 1 for position in self.record["scored"]]] = False  # y begins with a record's second token
-        return y.masked_fill(left_out, -1)
+        return y.masked_fill(to_device(left_out, y.device), -1)
 
 
 @dataclass
@@ -265,6 +265,13 @@ class Dataset:
     @property
     def name(self):
         return self.folder.name
+
+
+def to_device(tensor, device):
+    """A tensor on a device. Pinned memory goes to CUDA while CUDA works; a copy of other memory would wait for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def n_targets(tokens, limit=None):

@@ -26,7 +26,7 @@ from configurable import NonNegativeFloat, NonNegativeInt, PositiveFloat, Positi
 from model import GPT, GPTConfig
 from plumbing import machine
 from plumbing.run import ROOT, Run, provenance
-from prepare import load_dataset
+from prepare import load_dataset, to_device
 
 
 @configurable.with_plain_values
@@ -53,7 +53,7 @@ def train(
     overwrite: bool = False,  # delete the run that is in out_dir, and begin anew
     seed: Seed = 1337,  # seed of the initial weights, the batches and the dropout
     device: str = "auto",  # cpu, cuda, cuda:1, mps ...; auto: cuda where there is one, else cpu
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",  # number format; on CUDA float32 is TF32 and auto bfloat16
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",  # auto: bfloat16 on CUDA, or float16
     compile: Literal["auto"] | bool = "auto",  # use torch.compile; auto: on CUDA
     deterministic: bool = False,  # on CUDA use only kernels that give the same numbers every time, which are slower
 ):
@@ -63,7 +63,7 @@ def train(
     device = machine.find_device(device)
     if deterministic:
         machine.use_deterministic_kernels()
-    autocast = machine.find_autocast(dtype, device)
+    autocast, scaler = machine.find_autocast(dtype, device)
     machine.connect(device, gradient_accumulation_steps)
     with machine.rank_0_first():
         data = load_dataset(dataset, device, config.block_size, eval_tokens)
@@ -78,6 +78,8 @@ def train(
         gpt = GPT(config).to(device)
         optimizer = make_optimizer(gpt, weight_decay, (beta1, beta2))
         step, best = 0, None
+        steps_under_way = []  # (row, function that reads its numbers) of the steps that are not logged yet
+        clock = 0.0  # when the last of them was logged or, if that was later, when an evaluation or saving ended
         about = {"config": dataclasses.asdict(config), "data": data.meta, "tokenizer": data.tokenizer}
         about |= {"options": options, **provenance(config.attention)}
 
@@ -87,6 +89,8 @@ def train(
             if init_from == "resume":
                 groups = optimizer.state_dict()["param_groups"]  # weight decay and betas may be new
                 optimizer.load_state_dict({"state": old["optimizer"]["state"], "param_groups": groups})
+                if old.get("scaler"):
+                    scaler.load_state_dict(old["scaler"])
                 step, best = old["step"], old["best"]
 
         def save(name):
@@ -94,8 +98,20 @@ def train(
             run.check_finite(step, "the update before it left weights that are nan or inf", *largest)
             checkpoint = {**about, "step": step, "best": best, "seconds": run.seconds, "model": gpt.state_dict()}
             if name == "ckpt.pt":
-                checkpoint["optimizer"] = optimizer.state_dict()
+                checkpoint |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
             run.save(name, checkpoint)
+
+        def log_step():
+            """Log the oldest step that is not logged yet. Raises UsageError where it diverged."""
+            nonlocal clock
+            row, read = steps_under_way.pop(0)
+            loss, norm, scale = read()
+            message = f"loss {loss}, gradient norm {norm} at learning rate {row['learning_rate']:.3g}: stopped"
+            skipped = scaler.is_enabled() and scale >= 1 and not math.isfinite(norm)  # float16: the next scale is half
+            run.check_finite(row["step"], message, loss, 0.0 if skipped else norm)
+            seconds, clock = time.perf_counter() - clock, time.perf_counter()
+            row |= {"train_loss": loss, "grad_norm": None if skipped else norm}
+            run.log(row | {"tokens_per_second": round(windows_per_step * config.block_size / seconds)})
 
         loss_of, mode = machine.compiled(gpt, compile, autocast, example=batch(data.train, batch_size, seed, 0))
         name = machine.device_name(device)
@@ -105,6 +121,9 @@ def train(
             stop = machine.largest(max(signals, default=0))  # the number of the signal that asks us to stop, or 0
             done = step >= max_iters
             row = {"step": step}  # a line of metrics.jsonl
+            pause = done or stop or step % eval_interval == 0 or step % checkpoint_interval == 0
+            while pause and steps_under_way:
+                log_step()
 
             if (done or step % eval_interval == 0) and not stop:
                 evaluated = evaluate(loss_of, gpt, data.val, batch_size, eval_tokens, autocast, signals)
@@ -121,22 +140,24 @@ def train(
             if done or stop:
                 break
 
-            started = time.perf_counter()
+            if pause or not clock:
+                clock = time.perf_counter()
             lr = schedule(step, learning_rate, min_lr, warmup_iters, decay_end)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             seed_dropout(seed, step, device)
-            x, y = (machine.share(z).to(device) for z in batch(data.train, windows_per_step, seed, step))
-            loss = forward_backward(loss_of, x, y, batch_size, autocast)
-            machine.average_gradients(gpt)
-            norm = clip_grad_norm_(gpt.parameters(), grad_clip or math.inf).item()
-            message = f"loss {loss}, gradient norm {norm} at learning rate {lr:.3g}: stopped before the update"
-            run.check_finite(step, message, loss, norm)
-            optimizer.step()
+            x, y = (to_device(machine.share(z), device) for z in batch(data.train, windows_per_step, seed, step))
+            loss = forward_backward(loss_of, x, y, batch_size, autocast, scaler)
+            machine.average([p.grad for p in gpt.parameters() if p.grad is not None] + [loss])
+            scaler.unscale_(optimizer)
+            norm = clip_grad_norm_(gpt.parameters(), grad_clip or math.inf)
+            numbers = machine.reading(loss, norm, scaler.scale(torch.ones_like(loss)))
+            steps_under_way.append((row | {"learning_rate": lr}, numbers))
+            if len(steps_under_way) > machine.lag(device):
+                log_step()
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()
-            speed = round(windows_per_step * config.block_size / (time.perf_counter() - started))
-            row |= {"train_loss": loss, "learning_rate": lr, "grad_norm": norm, "tokens_per_second": speed}
-            run.log(row)
             step += 1
 
         seconds = run.seconds
@@ -179,8 +200,8 @@ def seed_dropout(seed, step, device):
 # ---------------------------------------------------------------------------- losses
 
 
-def forward_backward(loss_of, x, y, batch_size, autocast):
-    """Mean loss over the windows x, y BT of all processes. The gradient of this process's share is left in .grad.
+def forward_backward(loss_of, x, y, batch_size, autocast, scaler):
+    """Mean loss over the windows x, y BT, on the device; its gradient, times the scale of `scaler`, is left in .grad.
 
     It is computed batch_size windows at a time.
     """
@@ -188,9 +209,9 @@ def forward_backward(loss_of, x, y, batch_size, autocast):
     for micro_x, micro_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
         with autocast:
             loss = loss_of(micro_x, micro_y) * (len(micro_x) / len(x))
-        loss.backward()
+        scaler.scale(loss).backward()
         total += loss.detach()
-    return machine.total(total.item()) / machine.count()
+    return total
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ def bench(
     if "race" in parts and not peer:
         raise UsageError("parts=race: needs --peer=FOLDER, the folder of a nanoGPT checkout")
     shapes = {name: bind(train, [], {**options, "attention": name, "dropout": 0.0})[0][0] for name in attentions}
-    autocast = find_autocast(options.get("dtype", "auto"), device)
+    autocast, _ = find_autocast(options.get("dtype", "auto"), device)
     plan = Plan(shapes, paths, modes, repetitions, device, autocast, load_peer(peer) if peer else None)
     report = {"command": command(), "device": device_name(device), "repetitions": repetitions}
     report |= {"shape": dataclasses.asdict(shapes[attentions[0]]), "rows": [], **provenance()}

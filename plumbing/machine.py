@@ -22,7 +22,10 @@ def find_device(name):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.ones(1, device=name).device
+            device = torch.ones(1, device=name).device
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # else kernels of torch.compile would run on cuda:0
+            return device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         hint = " (did you mean cuda?)" if name == "gpu" else ""
@@ -30,12 +33,38 @@ def find_device(name):
 
 
 def find_autocast(dtype, device):
-    """The autocast of `dtype`; "auto" is bfloat16 on CUDA that has it, else float32 (on CUDA its products are TF32)."""
+    """The autocast of `dtype`, and the GradScaler that float16 needs, else disabled.
+
+    "auto" is bfloat16 on CUDA that has it, float16 on CUDA that has not, else float32 (on CUDA its products are TF32).
+    """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-        if dtype == "auto" and torch.cuda.is_bf16_supported(including_emulation=False):
-            dtype = "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+        if dtype == "auto":
+            dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    half = torch.float16 if dtype == "float16" else torch.bfloat16
+    autocast = torch.autocast(device.type, half, enabled=dtype in ("bfloat16", "float16"))
+    return autocast, torch.amp.GradScaler(device.type, enabled=dtype == "float16")
+
+
+def lag(device):
+    """By how many steps logging is late: on CUDA by one, so that the device works on the next one meanwhile."""
+    return int(device.type == "cuda")
+
+
+def reading(*scalars):
+    """A function that returns the numbers in tensors of one element, and does not wait for what is begun after this."""
+    copies = [scalar.detach().to("cpu", non_blocking=True) for scalar in scalars]
+    arrived = None
+    if scalars[0].device.type == "cuda":
+        arrived = torch.cuda.Event()
+        arrived.record()
+
+    def read():
+        if arrived:
+            arrived.synchronize()
+        return [copy.item() for copy in copies]
+
+    return read
 
 
 def use_deterministic_kernels():
@@ -144,8 +173,6 @@ def connect(device, gradient_accumulation_steps):
             f"so it must be a multiple of {n}"
         )
     if n > 1:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
@@ -188,14 +215,13 @@ def share(rows):
     return rows[rank() * n // count() : (rank() + 1) * n // count()]
 
 
-def average_gradients(gpt):
-    """Replace every gradient by its mean over all ranks."""
+def average(tensors):
+    """Replace every tensor by its mean over all ranks."""
     if count() > 1:
-        gradients = [p.grad for p in gpt.parameters() if p.grad is not None]
-        mean = torch.cat([gradient.flatten() for gradient in gradients]) / count()
+        mean = torch.cat([tensor.flatten() for tensor in tensors]) / count()
         dist.all_reduce(mean)
-        for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        for tensor, part in zip(tensors, mean.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 @contextlib.contextmanager

@@ -147,8 +147,8 @@ def test_both_processes_stop_where_a_number_is_none(torchrun):
     two = torchrun("--learning_rate=1e30", "--max_iters=50", "--grad_clip=none")
     err = two.communicate(timeout=120)[1]
     assert two.returncode == 1
-    assert len(set(re.findall(r"train\.py: step (\d+): loss .* stopped before the update", err))) == 1
-    assert err.count("stopped before the update") == 2  # both saw it in the same step, none waits for the other
+    assert len(set(re.findall(r"train\.py: step (\d+): loss .* stopped\.", err))) == 1
+    assert err.count(": stopped.") == 2  # both saw it in the same step, none waits for the other
     assert load("out/run/ckpt.pt")["step"] == 0
 
 
@@ -197,6 +197,32 @@ def process(rank, corpus):
         options |= {"dataset": corpus, "eval_interval": 2, "lr_decay_iters": 2, "device": "cpu"}
         for part, more in enumerate(({"max_iters": 2}, {"max_iters": 1}, {"max_iters": 2, "init_from": "resume"})):
             train(small(attention=name, n_layer=1), out_dir=f"out/{name}-{min(part, 1)}", **options, **more)
+
+
+def process_that_compiles(rank, corpus):
+    """Train for two steps as one of two processes, in the second of which the compiler fails."""
+
+    def compile(gpt):
+        if rank == 1:
+            raise RuntimeError("no C++ compiler")
+        return gpt
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{os.getcwd()}/store", rank=rank, world_size=2)
+    machine.connect, torch.compile, Run.plot = lambda *options: None, compile, lambda run, title: None
+    options = {"batch_size": 2, "gradient_accumulation_steps": 2, "eval_tokens": 20, "max_iters": 2, "device": "cpu"}
+    train(small(), dataset=corpus, out_dir="out/two", compile=True, **options)
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_in_one_process_leaves_no_other_waiting(go, corpus, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    torch.multiprocessing.spawn(process_that_compiles, (str(corpus),), nprocs=2)
+    options = {"batch_size": 2, "gradient_accumulation_steps": 2, "eval_tokens": 20, "max_iters": 2}
+    alone = go("alone", **options, warmup_iters=100)
+    assert [row.get("train_loss", 0) for row in metrics("two")] == pytest.approx(
+        [row.get("train_loss", 0) for row in alone], rel=1e-5
+    )
 
 
 @pytest.mark.slow

@@ -15,9 +15,10 @@ from torch import nn
 import train as train_py
 from conftest import ROOT, every, metrics, mistake, options_of, same, small, weights
 from model import ATTENTION, GPT
+from plumbing import machine
 from plumbing.checkpoint import load
 from prepare import Split
-from train import batch, evaluate, make_optimizer, schedule, seed_dropout, train
+from train import batch, evaluate, forward_backward, make_optimizer, schedule, seed_dropout, train
 
 PLAIN = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
@@ -165,8 +166,10 @@ def test_logged_rates_are_the_schedule_and_gradients_are_clipped(go):
     assert free[2]["train_loss"] != clipped[2]["train_loss"]
 
 
+@pytest.mark.parametrize("lag", [0, 1])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_nan_stops_before_the_update(go, monkeypatch, where):
+def test_a_run_that_diverges_stops_and_is_not_saved(go, monkeypatch, where, lag):
+    monkeypatch.setattr(machine, "lag", lambda device: lag)
     original = train_py.forward_backward
 
     def poisoned(loss_of, *args):
@@ -183,10 +186,126 @@ def test_nan_stops_before_the_update(go, monkeypatch, where):
     monkeypatch.setattr(train_py, "forward_backward", poisoned)
     message = mistake(go)
     assert message.endswith("out/run/ckpt.pt is the last good save, of step 4")
-    assert message.startswith("step 4: loss ") and "at learning rate 0.0005: stopped before the update" in message
+    assert message.startswith("step 4: loss ") and "at learning rate 0.0005: stopped." in message
     assert ("loss nan" if where == "loss" else "gradient norm inf") in message
     assert load("out/run/ckpt.pt")["step"] == 4 and all(p.isfinite().all() for p in weights("run").values())
     assert [row["step"] for row in metrics("run")] == [0, 1, 2, 3]
+
+
+def test_weights_that_are_not_finite_are_not_saved(go):
+    message = mistake(go, learning_rate=1e300, warmup_iters=0, checkpoint_interval=1)
+    assert message.startswith("step 1: the update before it left weights that are nan or inf")
+    assert load("out/run/ckpt.pt")["step"] == 0
+
+
+@every
+def test_reading_a_step_late_changes_no_number(go, monkeypatch, name):
+    """On CUDA a step is logged while the next is computed; before evaluating and saving all are."""
+    whole, order, original = go("a", attention=name, dropout=0.1), [], machine.reading
+
+    def reading(*numbers):
+        read, step = original(*numbers), len([word for word, _ in order if word == "begin"])
+        order.append(("begin", step))
+        return lambda: order.append(("read", step)) or read()
+
+    monkeypatch.setattr(machine, "lag", lambda device: 1)
+    monkeypatch.setattr(machine, "reading", reading)
+    assert go("b", attention=name, dropout=0.1) == whole and same(weights("a"), weights("b"))
+    assert order == [  # evaluated at 0, 3, 6, saved at 0, 2, 4, 6
+        *(("begin", 0), ("begin", 1), ("read", 0), ("read", 1)),
+        *(("begin", 2), ("read", 2), ("begin", 3), ("read", 3)),
+        *(("begin", 4), ("begin", 5), ("read", 4), ("read", 5)),
+    ]
+
+
+@pytest.mark.gpu
+@every
+def test_a_step_on_a_gpu_waits_for_nothing(go, monkeypatch, name):
+    def mode(name, value):
+        original = getattr(train_py, name)
+
+        def call(*args):
+            torch.cuda.set_sync_debug_mode(value)
+            return original(*args)
+
+        monkeypatch.setattr(train_py, name, call)
+
+    mode("schedule", "error")  # the first call of a step
+    mode("evaluate", "default")
+    go(attention=name, max_iters=20, eval_interval=100, checkpoint_interval=100, compile=False, device="cuda")
+    assert len(metrics("run")) == 21
+
+
+@pytest.mark.gpu
+@every
+def test_stop_and_resume_is_never_stopped_on_a_gpu(go, name):
+    options = {"attention": name, "device": "cuda", "deterministic": True, "compile": False, "lr_decay_iters": 6}
+    whole = go("a", **options)
+    go("b", **options, max_iters=4)
+    assert go("b", **options, init_from="resume") == whole and same(weights("a"), weights("b"))
+
+
+# ---------------------------------------------------------------------------- float16
+
+
+@every
+def test_float16_trains_as_float32(go, name):
+    half, single = (go(dtype, attention=name, dtype=dtype) for dtype in ("float16", "float32"))
+    assert [row.get("train_loss") for row in half] != [row.get("train_loss") for row in single]
+    for a, b in zip(half, single, strict=True):
+        assert a.get("train_loss", 0) == pytest.approx(b.get("train_loss", 0), rel=2e-3)
+    assert load("out/float16/ckpt.pt")["scaler"]["scale"] == 65536 and load("out/float32/ckpt.pt")["scaler"] == {}
+
+
+def overflow_at(monkeypatch, steps):
+    """From now on the gradients of these steps overflow, counted from here."""
+    calls = itertools.count()
+
+    def overflowing(loss_of, *args):
+        loss = forward_backward(loss_of, *args)
+        if next(calls) in steps:
+            loss_of.embedding.weight.grad[0, 0] = math.inf
+        return loss
+
+    monkeypatch.setattr(train_py, "forward_backward", overflowing)
+
+
+def test_a_step_of_float16_that_overflows_is_skipped_and_the_scale_halved(go, monkeypatch):
+    options = {"dtype": "float16", "checkpoint_interval": 1, "weight_decay": 0.0}
+    overflow_at(monkeypatch, {2})
+    go("whole", **options)
+    assert [row.get("grad_norm", 0) is None for row in metrics("whole")] == [False, False, True, *4 * [False]]
+    assert load("out/whole/ckpt.pt")["scaler"]["scale"] == 32768
+    overflow_at(monkeypatch, {2})
+    go("part", **options, max_iters=2, lr_decay_iters=6)
+    before = weights("part")
+    overflow_at(monkeypatch, {0})
+    go("part", **options, max_iters=3, lr_decay_iters=6, init_from="resume")
+    assert same(before, weights("part"))  # step 2 changed nothing
+    go("part", **options, init_from="resume")
+    assert same(weights("part"), weights("whole"))
+    scalers = [load(f"out/{name}/ckpt.pt")["scaler"] for name in ("part", "whole")]
+    assert scalers[0] == scalers[1]
+
+
+def test_float16_whose_steps_always_overflow_has_diverged(go, monkeypatch):
+    overflow_at(monkeypatch, range(3, 100))
+    message = mistake(go, dtype="float16", max_iters=50, eval_interval=100, checkpoint_interval=100)
+    assert message.startswith("step 20: loss ") and "gradient norm inf" in message  # 65536 is halved 17 times
+
+
+@pytest.mark.parametrize(("has_bfloat16", "chosen"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_is_bfloat16_on_a_gpu_that_has_it_else_float16_with_a_scaler(monkeypatch, has_bfloat16, chosen):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    monkeypatch.setattr(torch, "autocast", lambda device, dtype, enabled: (device, dtype, enabled))
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: enabled)
+    before = torch.get_float32_matmul_precision()
+    found = machine.find_autocast("auto", torch.device("cuda"))
+    torch.set_float32_matmul_precision(before)
+    assert found == (("cuda", chosen, True), not has_bfloat16)
+
+
+# ---------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
@@ -259,7 +378,7 @@ def test_padding_the_vocabulary_is_allowed(corpus):
 def test_presets_have_the_sizes_that_they_say():
     with torch.device("meta"):
         sizes = {path.stem: GPT(options_of(path)[0]).n_params() / 1e6 for path in (ROOT / "config").glob("*.toml")}
-    known = {"cpu": 0.82, "gpt2": 124, "gpu": 10.7, "race": 0.23, "missing": 0.11, "smoke": 0.03}
+    known = {"cpu": 0.82, "gpt2": 124, "gpu": 10.7, "gpu-25m": 25.3, "race": 0.23, "missing": 0.11, "smoke": 0.03}
     assert sizes.keys() == known.keys()
     assert all(sizes[name] == pytest.approx(size, rel=0.1, abs=0.01) for name, size in known.items())
 
