@@ -1,6 +1,7 @@
 """More words for --attention: `import ideas` adds the mechanisms of this folder to the four of model.py."""
 
 from ideas.ablations import ABLATIONS
+from ideas.bounded import BOUNDED
 from ideas.denominator import DENOMINATORS
 from ideas.difference import DIFFERENCES
 from ideas.lambdas import LAMBDAS
@@ -12,7 +13,6 @@ from ideas.selection import SELECTIONS
 from ideas.steps import STEPS
 from model import ATTENTION
 
-ALL = (
-    ABLATIONS | DENOMINATORS | DIFFERENCES | LAMBDAS | MISTAKES | MIXTURES | POSITIONS | RETROFITS | SELECTIONS | STEPS
-)
+ALL = ABLATIONS | BOUNDED | DENOMINATORS | DIFFERENCES | LAMBDAS | MISTAKES | MIXTURES
+ALL |= POSITIONS | RETROFITS | SELECTIONS | STEPS
 ATTENTION.update(ALL | ATTENTION)  # where model.py has one of these names, its own counts

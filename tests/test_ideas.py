@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 import ideas
 from ideas.ablations import ABLATIONS
+from ideas.bounded import BOUNDED, CONTROLS, RANGES
 from ideas.denominator import DENOMINATORS
 from ideas.difference import DIFFERENCES
 from ideas.lambdas import LAMBDAS
@@ -21,7 +22,8 @@ from ideas.selection import SELECTIONS
 from ideas.steps import STEPS
 from model import ATTENTION, Attention, Differential, GPTConfig, pairs, softmax
 
-IDEAS = ABLATIONS | DENOMINATORS | DIFFERENCES | LAMBDAS | MIXTURES | POSITIONS | RETROFITS | SELECTIONS | STEPS
+IDEAS = ABLATIONS | BOUNDED | DENOMINATORS | DIFFERENCES | LAMBDAS | MIXTURES | POSITIONS | RETROFITS | SELECTIONS
+IDEAS |= STEPS
 C, H, D = laws.SMALL["n_embd"], 4, 8
 V1 = 4 * D + 2 * D  # λ's vectors and the norm's gain
 MORE_NUMBERS = dict.fromkeys(IDEAS, 0) | {
@@ -34,7 +36,10 @@ MORE_NUMBERS = dict.fromkeys(IDEAS, 0) | {
     "tied-narrow": -C * C,
     **{"alibi-differential": V1, "xpos-differential": V1, "grown": C * C + H, "dex": D * D},
     **{"selective-differential": V1, "hierarchical": C * C + H, "factored": H // 2},
+    **{"bounded-2-no-norm": 4 * D, "bounded-2-lambda-0.5": 2 * D, "bounded-2-lambda-0.9": 2 * D},
+    **{f"bounded-{g}-differential": V1 for g in RANGES},
 }
+MORE_NUMBERS |= {f"bounded-2-{name}": MORE_NUMBERS[name] for name in CONTROLS if name in MORE_NUMBERS}
 # What the class says of itself, and the tests expect:
 STORED = {name for name, c in IDEAS.items() if "Stores A." in c.__doc__}  # it cannot be written with the fused kernel
 NO_MAP = {name for name, c in IDEAS.items() if c.attention_map is None}  # it is not linear in v
@@ -43,7 +48,8 @@ every_idea = pytest.mark.parametrize("name", IDEAS)
 
 
 def test_none_hides_another():
-    files = (ABLATIONS, DENOMINATORS, DIFFERENCES, LAMBDAS, MISTAKES, MIXTURES, POSITIONS, RETROFITS, SELECTIONS, STEPS)
+    files = (ABLATIONS, BOUNDED, DENOMINATORS, DIFFERENCES, LAMBDAS, MISTAKES, MIXTURES, POSITIONS, RETROFITS)
+    files += (SELECTIONS, STEPS)
     names = [name for file in files for name in file]
     assert len({*names, *laws.MORE_NUMBERS}) == len(names) + 4 == len(ATTENTION)
 
@@ -311,8 +317,32 @@ def test_map_is_the_definition_in_plain_loops(name, monkeypatch):
 
 
 def test_every_idea_has_a_definition_here():
-    elsewhere = {*ABLATIONS, "sum", "add-only", "v2", *SELECTIONS, *STEPS}  # the tests below
+    elsewhere = {*ABLATIONS, *BOUNDED, "sum", "add-only", "v2", *SELECTIONS, *STEPS}  # the tests below
     assert {*DEFINITIONS} | elsewhere == {*IDEAS} and not elsewhere & {*DEFINITIONS}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_bounded_is_the_mechanism_with_cosines_for_scores(name):
+    layer, x = laws.layer(name), laws.inputs()
+    mechanism, g = BOUNDED[name].__mro__[1], int(name.split("-")[1])
+    plain = mechanism(GPTConfig(**laws.SMALL), 1).to(x.dtype)
+    plain.load_state_dict(layer.state_dict())
+    q, k, v = plain.project(x)
+    S = g * F.cosine_similarity(q.unsqueeze(-2), k.unsqueeze(-3), dim=-1) if q.shape == k.shape else None
+    plain.project = lambda x, start=0: (g * layer.D**0.5 * q / q.norm(dim=-1, keepdim=True), F.normalize(k, dim=-1), v)
+    torch.testing.assert_close(layer.attention_map(x), plain.attention_map(x))
+    if S is not None:
+        q, k, _ = layer.project(x)
+        torch.testing.assert_close(q @ k.mT / layer.D**0.5, S)
+        assert S.abs().max() <= g + 1e-9
+
+
+def test_no_weight_of_a_bounded_softmax_is_more_than_e_to_the_2g_times_another():
+    x = 100 * laws.inputs()
+    A = laws.layer("bounded-2").attention_map(x)[..., -1, :]
+    assert (A.amax(-1) / A.amin(-1)).max() <= math.exp(4)
+    A = laws.layer("vanilla").attention_map(x)[..., -1, :]
+    assert (A.amax(-1) / A.amin(-1)).max() > math.exp(4)
 
 
 def both_maps(layer, x):

@@ -1,0 +1,79 @@
+"""Bounded scores: S = g cos(q, k), so that no weight of a softmax row is more than e^(2g) times another, at any length.
+
+An instrument and no recipe: with free scores vanilla and differential are better than with bounded ones. The bound
+shows when a minus sign is worth something.
+"""
+
+import torch.nn.functional as F
+
+from ideas.ablations import FixedLambda, LambdaZero, NormedVanilla
+from ideas.difference import AddOnly, Gate, Sum
+from ideas.lambdas import DiffV2
+from ideas.mixing import TalkingHeads
+from model import Attention, Differential, Softmax1
+
+RANGES = (1, 2, 3, 4, 6, 8)  # g
+
+
+class NoNorm(Differential):
+    """no-norm: differential without head norm, and so without its gain and its factor (1 − λ_init)."""
+
+    def __init__(self, config, depth):
+        super().__init__(config, depth)
+        del self.head_norm
+
+    def norm(self, y):
+        return y
+
+
+class HalfLambda(FixedLambda):
+    """lambda-0.5: differential with λ = 0.5 in every layer, not learned."""
+
+    @property
+    def lam(self):
+        return self.cos.new_full((1,), 0.5)
+
+
+class LargeLambda(FixedLambda):
+    """lambda-0.9: differential with λ = 0.9 in every layer, not learned."""
+
+    @property
+    def lam(self):
+        return self.cos.new_full((1,), 0.9)
+
+
+CONTROLS = {  # what else differs between vanilla and differential, each measured at g = 2
+    "softmax1": Softmax1,
+    "add-only": AddOnly,
+    "sum": Sum,
+    "no-norm": NoNorm,
+    "normed-vanilla": NormedVanilla,
+    "v2": DiffV2,
+    "talking-heads": TalkingHeads,
+    "gate": Gate,
+    "lambda-zero": LambdaZero,
+    "lambda-0.5": HalfLambda,
+    "lambda-0.9": LargeLambda,
+}
+
+
+def bounded(mechanism, g, word):
+    """A mechanism whose scores are g cos(q, k)."""
+
+    class Bounded(mechanism):
+        def project(self, x, start=0):
+            q, k, v = super().project(x, start)
+            q, k = (F.normalize(z, dim=-1, eps=1e-6) for z in (q, k))
+            return g * self.D**0.5 * q, k, v  # `scores` divides by √D
+
+    Bounded.__name__ = Bounded.__qualname__ = f"Bounded{g}{mechanism.__name__}"
+    Bounded.__doc__ = f"{word}: {mechanism.__doc__.split(': ', 1)[1]}\n\n    S = {g} cos(q, k) in place of QKᵀ/√D."
+    return Bounded
+
+
+BOUNDED = {}
+for g in RANGES:
+    BOUNDED[f"bounded-{g}"] = bounded(Attention, g, f"bounded-{g}")
+    BOUNDED[f"bounded-{g}-differential"] = bounded(Differential, g, f"bounded-{g}-differential")
+for name, mechanism in CONTROLS.items():
+    BOUNDED[f"bounded-2-{name}"] = bounded(mechanism, 2, f"bounded-2-{name}")
