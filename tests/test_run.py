@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import plumbing.run
+import train as train_py
 from configurable import UsageError
 from conftest import ROOT, metrics, mistake, options_of, same, small, weights
 from ideas.retrofit import RETROFITS
 from model import GPTConfig
-from plumbing.checkpoint import load
+from plumbing.checkpoint import load, save
 from plumbing.run import command, read_metrics
 from prepare import prepare
 from train import train
@@ -100,8 +101,29 @@ def test_resuming_another_run_is_refused_with_the_differences(go, corpus, tiny):
     prepare("other.txt", tokenizer="gpt2", name="other")
     message = mistake(go, dataset="other", init_from="resume")
     assert message.startswith("cannot resume out/run: vocab_size was 256, is ") and "tokenizer" in message
-    with pytest.raises(UsageError, match="n_layer was 2, is 3"):
-        train(small(n_layer=3), dataset=str(corpus), out_dir="out/run", init_from="resume")
+    for name, was, now in (("n_layer", 2, 3), ("block_size", 8, 4)):
+        with pytest.raises(UsageError, match=f"{name} was {was}, is {now}"):
+            train(small(**{name: now}), dataset=str(corpus), out_dir="out/run", init_from="resume")
+
+
+def test_fine_tuning_needs_the_same_tokenizer(go):
+    go()
+    checkpoint = load("out/run/ckpt.pt")
+    other = {"data": checkpoint["data"] | {"tokenizer": "gpt2"}, "tokenizer": {"name": "gpt2"}}
+    save("other.pt", checkpoint | other)
+    message = "cannot start from other.pt: the tokenizer was gpt2, is bytes"
+    assert mistake(go, "new", init_from="other.pt") == message
+
+
+def test_a_run_that_is_overwritten_is_gone_before_the_first_step(go, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("before anything is saved")
+
+    go(figure=True)
+    monkeypatch.setattr(train_py, "evaluate", fail)
+    with pytest.raises(RuntimeError):
+        go(overwrite=True)
+    assert {path.name for path in Path("out/run").iterdir()} == {".lock", "config.toml", "metrics.jsonl"}
 
 
 def test_resuming_says_which_options_changed(go, capsys):
