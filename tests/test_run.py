@@ -132,6 +132,13 @@ def test_resuming_says_which_options_changed(go, capsys):
     assert "out/run is resumed with other options: max_iters 6 -> 7\n" in capsys.readouterr().out
 
 
+def test_the_time_before_a_run_was_resumed_counts(go):
+    go()
+    save("out/run/ckpt.pt", load("out/run/ckpt.pt") | {"seconds": 1000.0})
+    go(init_from="resume", max_iters=7)
+    assert 1000 < load("out/run/ckpt.pt")["seconds"] < 1100
+
+
 def test_resuming_nothing_is_explained(go):
     assert mistake(go, "gone", init_from="resume").startswith("no checkpoint out/gone/ckpt.pt")
     message = "init_from=resum: must be scratch, resume, or a run or checkpoint of train.py (did you mean resume?)"
