@@ -192,6 +192,13 @@ def test_a_run_that_diverges_stops_and_is_not_saved(go, monkeypatch, where, lag)
     assert [row["step"] for row in metrics("run")] == [0, 1, 2, 3]
 
 
+def test_a_run_that_never_was_finite_says_that_nothing_was_saved(go, monkeypatch):
+    monkeypatch.setattr(train_py, "evaluate", lambda *args: {"val_loss": math.nan})
+    message = mistake(go)
+    assert message.startswith("step 0: validation loss nan. ") and message.endswith("nothing was saved")
+    assert not [*Path("out/run").glob("*.pt")]
+
+
 def test_weights_that_are_not_finite_are_not_saved(go):
     message = mistake(go, learning_rate=1e300, warmup_iters=0, checkpoint_interval=1)
     assert message.startswith("step 1: the update before it left weights that are nan or inf")
