@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import pickle
 import struct
 import zipfile
 from dataclasses import asdict
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import same, small
-from plumbing.checkpoint import load_model, save
+import plumbing.checkpoint
+from conftest import mistake, same, small
+from plumbing.checkpoint import load, load_model, save
 from prepare import Tokenizer
 
 
@@ -40,3 +43,33 @@ def test_saving_refuses_what_loading_would(value):
     with pytest.raises(TypeError, match=r"checkpoint\['best'\]\[0\] is a "):
         save(Path("x.pt"), {"model": {}, "best": [value]})
     assert not Path("x.pt").exists()
+
+
+class Harmful:
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+def test_loading_executes_nothing(monkeypatch):
+    monkeypatch.setattr(plumbing.checkpoint, "check_plain", lambda value, name: None)
+    save(Path("x.pt"), {"model": Harmful()})
+    with pytest.raises(pickle.UnpicklingError):
+        load("x.pt")
+    assert not Path("executed").exists()
+
+
+def test_a_damaged_byte_is_noticed():
+    save(Path("x.pt"), {"model": torch.zeros(100)})
+    content = bytearray(Path("x.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    Path("x.pt").write_bytes(content)
+    assert mistake(load, "x.pt") == "x.pt is damaged: its checksum is not the one it was saved with"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(monkeypatch):
+    order = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, f=original: order.append(name) or f(*args))
+    save(Path("x.pt"), {"model": {}})
+    assert order == ["fsync", "replace"]
