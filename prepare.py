@@ -209,8 +209,8 @@ class Tokenizer:
 class Split:
     """The tokens of train.bin or val.bin, in windows: x and y, BT int64, where y is what follows each token of x.
 
-    record: None, or {"length": tokens of a record, "scored": positions in it}: windows are records then, and only those
-    positions count in the loss.
+    record: None, or {"length": bytes of a record, "after": a character}: windows are records then, and only what comes
+    after that character counts in the loss.
     """
 
     def __init__(self, tokens, block_size, record=None):
@@ -225,7 +225,7 @@ class Split:
         """x and y of the windows with these numbers, each from 0 to n_windows − 1; y is −1 where nothing counts."""
         index = self.stride * numbers[:, None] + np.arange(self.block_size + 1)
         windows = self.gather(index)
-        return windows[:, :-1].contiguous(), self.scored(windows[:, 1:])
+        return windows[:, :-1].contiguous(), self.scored(windows[:, :-1], windows[:, 1:])
 
     def in_order(self, batch_size, limit=None):
         """Batches x, y in which tokens 1 to `limit` are once in y, in order; the rest of y is −1."""
@@ -234,7 +234,7 @@ class Split:
             part = self.gather(np.arange(start, min(start + size, end) + 1))
             missing = size - len(part) + 1  # the last batch gets the shape of the others: nothing is compiled anew
             x, y = F.pad(part[:-1], (0, missing)), F.pad(part[1:], (0, missing), value=-1)
-            yield x.view(batch_size, -1), self.scored(y.view(batch_size, -1))
+            yield x.view(batch_size, -1), self.scored(x, y).view(batch_size, -1)
 
     def gather(self, index):
         """The tokens at a numpy array of positions, int64."""
@@ -242,13 +242,9 @@ class Split:
             return self.tokens[to_device(torch.from_numpy(index), self.tokens.device)].long()
         return torch.from_numpy(self.tokens[index].astype(np.int64))
 
-    def scored(self, y):
+    def scored(self, x, y):
         """y with −1 for every token of a record that does not count."""
-        if self.record is None:
-            return y.contiguous()
-        left_out = torch.ones(self.block_size, dtype=torch.bool)
-        left_out[[position - 1 for position in self.record["scored"]]] = False  # y begins with a record's second token
-        return y.masked_fill(to_device(left_out, y.device), -1)
+        return y.contiguous() if self.record is None else y.masked_fill(x != ord(self.record["after"]), -1)
 
 
 @dataclass

@@ -192,7 +192,8 @@ def cut(split, n, gpt):
     T = min(gpt.config.block_size, len(split.tokens) - 1)
     count = max(1, min(n, len(split.tokens) - 1) // T)
     part = split.gather(np.arange(count * T + 1)).to(gpt.device)
-    return part[:-1].view(-1, T), Split(split.tokens, T, split.record).scored(part[1:].view(-1, T))
+    x, y = part[:-1].view(-1, T), part[1:].view(-1, T)
+    return x, Split(split.tokens, T, split.record).scored(x, y)
 
 
 def losses(gpt, x, y):

@@ -73,7 +73,9 @@ def exported(name, gpt, checkpoint):
     maps = f"{gpt.config.n_head} softmax maps per layer, {attention.G} head{'s' * (attention.G > 1)}"
     about = f"{gpt.n_params() / 1e6:.2f}M parameters, {maps}, {trained}"
     model = {"name": name, "about": about, "mechanism": gpt.config.attention}
-    model |= {"missing": checkpoint["data"].get("missing"), "config": vars(gpt.config)}
+    if task := checkpoint["data"].get("missing"):  # the page deals lists of this length
+        task = {"n_items": (task["min_items"] + task["max_items"]) // 2, "n_symbols": task["n_symbols"]}
+    model |= {"missing": task, "config": vars(gpt.config)}
     model |= {"kind": kind_of(name, attention), "pairs": attention.maps_per_head == 2}
     model["embedding"] = packed(gpt.embedding.weight)
     model["layers"] = [of_layer(name, block) for block in gpt.blocks]

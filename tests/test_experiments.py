@@ -110,7 +110,7 @@ def test_a_line_is_added_per_run_and_a_figure_drawn(run, more, columns, capsys):
 @pytest.fixture
 def run():
     """A model that was trained for some steps to say which of three items is missing."""
-    missing(n_items=3, n_symbols=5, n_contexts=400, n_val_contexts=20)
+    missing(min_items=3, max_items=3, n_symbols=5, length=8, n_contexts=400, n_val_contexts=20)
     options = {"dataset": "missing", "batch_size": 8, "max_iters": 20, "warmup_iters": 2, "learning_rate": 0.01}
     train(small(attention="differential", n_head=4, init_std=0.5), **options, out_dir="out/run")
     return "out/run"

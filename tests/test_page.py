@@ -152,7 +152,7 @@ def test_edits_are_computed_from_the_first_layer_that_they_change():
 
 @browser
 def test_it_says_the_loss_and_the_answer():
-    gpt, task = build("differential"), {"n_items": 3, "n_symbols": 8}
+    gpt, task = build("differential"), {"min_items": 3, "max_items": 4, "n_symbols": 8}
     shown = [exported(name, gpt, checkpoint(t)) for name, t in (("text", None), ("lists", task))]
     tokens = list(b"to be or not")
     script = """(setTask(1), at('text').value = 'to be or not', read(), refresh(), [
@@ -208,7 +208,7 @@ CLICKS = """(() => {
 
 @browser
 def test_everything_can_be_moved():
-    task = {"n_items": 3, "n_symbols": 8}
+    task = {"min_items": 3, "max_items": 4, "n_symbols": 8}
     shown = [exported(n, build(n), checkpoint(t)) for t in (None, task) for n in ("differential", "vanilla")]
     found, _ = opened(html(content(*shown)), CLICKS)
     assert "→" in found[0] and "→" in found[4]

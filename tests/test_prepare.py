@@ -280,7 +280,7 @@ def test_evaluation_in_order_predicts_each_token_once(n, block_size, batch_size,
 
 @given(n=st.integers(2, 80), block_size=st.integers(1, 9), length=st.none() | st.integers(2, 9))
 def test_windows_lie_within_the_split_and_reach_its_ends(n, block_size, length):
-    block_size, record = (length, {"length": length, "scored": [length - 1]}) if length else (block_size, None)
+    block_size, record = (length, {"length": length, "after": "\3"}) if length else (block_size, None)
     split = Split(np.arange(max(n, block_size + 1)), block_size, record)
     x, y = split.windows(np.arange(split.n_windows))
     assert x[:, 0].tolist() == [*range(0, split.n_windows * split.stride, split.stride)]
@@ -290,9 +290,11 @@ def test_windows_lie_within_the_split_and_reach_its_ends(n, block_size, length):
 
 @pytest.fixture
 def records():
-    """Records of 6 bytes, of which those at 2 and 5 count, as data/records."""
-    texts = {part: [f"{i:03d}+{i % 7}{i % 9}".encode() for i in range(n)] for part, n in (("train", 40), ("val", 11))}
-    return write_dataset("records", {"record": {"length": 6, "scored": [2, 5]}}, texts), texts
+    """Records of 6 bytes, in which what follows a + counts, as data/records."""
+    texts = {
+        part: [f"{i % 9}+{i % 7}{i % 8}+{i % 5}".encode() for i in range(n)] for part, n in (("train", 40), ("val", 11))
+    }
+    return write_dataset("records", {"record": {"length": 6, "after": "+"}}, texts), texts
 
 
 def test_of_a_record_only_its_answers_count(records):

@@ -24,7 +24,7 @@ from plumbing.run import drawing, provenance
 
 def answer(
     *checkpoints: str,  # runs' folders (their best.pt is read) or checkpoint files
-    n_items: Annotated[tuple[int, ...], Range(ge=2)] = (6, 9, 12, 15, 18),  # numbers of items to try
+    n_items: Annotated[tuple[int, ...], Range(ge=2)] = (3, 5, 8, 12, 16, 19, 22),  # numbers of items to try
     contexts: PositiveInt = 1000,  # new contexts per number of items
     orders: Annotated[int, Range(ge=2)] = 10,  # orders of the items in which each context is asked
     seed: Seed = 1,  # seed of the contexts
@@ -40,7 +40,8 @@ def answer(
         gpt, checkpoint = load_model(path)
         if "missing" not in checkpoint["data"]:
             raise UsageError(f"{path} was not trained on the task `missing` of lab.tasks")
-        n, n_symbols = (checkpoint["data"]["missing"][name] for name in ("n_items", "n_symbols"))
+        task = checkpoint["data"]["missing"]
+        n, n_symbols = (task["min_items"] + task["max_items"]) // 2, task["n_symbols"]
         if n_symbols < max(n_items):
             raise UsageError(f"n_items={max(n_items)}: {path} knows {n_symbols} different items")
         drawn = {i: draw_contexts(i, n_symbols, contexts, seed) for i in {*n_items, n}}
@@ -63,8 +64,9 @@ def answer(
 def draw_contexts(n_items, n_symbols, count, seed):
     """`count` contexts without their answers, BT, and their answers, B."""
     draw = random.Random(f"{seed} solved {n_items}")
-    tokens = torch.tensor([[*draw_missing(draw, n_items, n_symbols)[0].encode()] for _ in range(count)])
-    return tokens[:, :-1], tokens[:, -1]
+    drawn = [draw_missing(draw, n_items, n_items, n_symbols) for _ in range(count)]
+    questions, answers = zip(*drawn, strict=True)
+    return torch.tensor([[*question.encode()] for question in questions]), torch.tensor([*map(ord, answers)])
 
 
 def longer(gpt, n_items):
