@@ -20,17 +20,21 @@ C = 64  # channels of the layer
 def train_all(settings, seeds, trained, out):
     """One run per setting and seed: a dict of both and of what trained(**setting, seed=seed) returns.
 
-    Every run adds a line to the file `out`. Settings whose n_head does not suit their mechanism are left out.
+    Every run adds a line to the file `out`.
     """
     runs, commit = [], provenance()["commit"]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with open(out, "a", encoding="utf-8") as file:
         for setting in tqdm(settings, disable=None):
-            if setting["n_head"] % ATTENTION[setting["attention"]].maps_per_head == 0:
-                for seed in seeds:
-                    runs.append({**setting, "seed": seed, **trained(**setting, seed=seed)})
-                    print(json.dumps({**runs[-1], "commit": commit}), file=file, flush=True)
+            for seed in seeds:
+                runs.append({**setting, "seed": seed, **trained(**setting, seed=seed)})
+                print(json.dumps({**runs[-1], "commit": commit}), file=file, flush=True)
     return runs
+
+
+def suits(attention, n_head):
+    """Whether a mechanism can have so many softmax maps."""
+    return n_head % ATTENTION[attention].maps_per_head == 0
 
 
 def one_layer(attention, n_head, n_tokens, seed, positions=False):

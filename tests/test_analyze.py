@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import build, mistake, small, text
+from conftest import WORDS, build, mistake, small, text
 from lab import maps
 from lab.analyze import analyze
 from model import ATTENTION, scores
@@ -17,7 +17,7 @@ from prepare import Split, load_dataset, prepare
 from train import train
 
 HAND = torch.tensor([[1.0, 0, 0, 0], [0.5, -0.5, 0, 0], [0.5, 0.25, 0.25, 0], [0.6, -0.2, 0.19, 0.01]])[None, None]
-MAPPED = [name for name, kind in ATTENTION.items() if kind.attention_map is not None]
+MAPPED = [name for name in WORDS if ATTENTION[name].attention_map is not None]
 
 
 @pytest.fixture

@@ -65,7 +65,9 @@ def test_it_is_a_dataset_of_records_whose_answers_are_scored():
 def test_it_is_a_function_of_its_options():
     """Whoever made the data before has the same data: results name their sha256."""
     first = json.loads((missing(**FEW) / "meta.json").read_text())
-    assert first["train"]["sha256"].startswith("fa569a872d55440f") and first["val"]["sha256"].startswith("857b421a62b80534")
+    assert first["train"]["sha256"].startswith("fa569a872d55440f") and first["val"]["sha256"].startswith(
+        "857b421a62b80534"
+    )
     _, again = parse(missing, shlex.split(first["command"])[4:])
     assert again == {**FEW, "seed": 1, "name": "missing"}
     other = json.loads((missing(**FEW, seed=2, name="other") / "meta.json").read_text())

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import train as train_py
-from conftest import ROOT, every, metrics, mistake, options_of, same, small, weights
-from model import ATTENTION, GPT
+from conftest import ROOT, WORDS, every, metrics, mistake, options_of, same, small, weights
+from model import GPT
 from plumbing import machine
 from plumbing.checkpoint import load
 from prepare import Split
@@ -48,7 +48,7 @@ def test_stop_and_resume_is_never_stopped_bit_for_bit(go, name, signal_at):
         assert all(torch.equal(states[0][i][k], states[1][i][k]) for i in states[0] for k in states[0][i])
 
 
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", WORDS)
 def test_every_mechanism_resumes_exactly(go, name, signal_at):
     """Also where a parameter gets no gradient, as the norm's gain in `no-norm`."""
     options = {"attention": name, "max_iters": 3, "dropout": 0.1}

@@ -17,7 +17,7 @@ import torch
 
 import ideas  # noqa: F401  adds no-norm
 from configurable import PositiveFloat, PositiveInt, Range, check, one_of, run
-from lab.one_layer import C, answer, one_layer, relative_error, train, train_all
+from lab.one_layer import C, answer, one_layer, relative_error, suits, train, train_all
 from lab.show import look, mean_and_sd, spread, table
 from model import ATTENTION
 from plumbing.run import drawing
@@ -45,6 +45,7 @@ def regression(
     settings = [
         {"attention": attention, "n_head": n_head, "width": width, **same}
         for width, attention, n_head in itertools.product(widths, attentions, n_heads)
+        if suits(attention, n_head)
     ]
     runs = train_all(settings, seeds, trained, out)
     rows = []

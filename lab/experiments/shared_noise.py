@@ -19,7 +19,7 @@ import torch
 
 import ideas  # noqa: F401  adds no-norm
 from configurable import PositiveFloat, PositiveInt, Range, check, one_of, run
-from lab.one_layer import C, one_layer, relative_error, train, train_all
+from lab.one_layer import C, one_layer, relative_error, suits, train, train_all
 from lab.show import look, mean_and_sd, spread, table
 from model import ATTENTION
 from plumbing.run import drawing
@@ -48,6 +48,7 @@ def shared_noise(
     settings = [
         {**dict(zip(names, values, strict=True)), "learning_rate": learning_rate, "steps": steps}
         for values in itertools.product(widths, n_items, sigmas, attentions, n_heads)
+        if suits(*values[-2:])
     ]
     runs = train_all(settings, seeds, trained, out)
     rows = []
