@@ -1,16 +1,19 @@
 """lab/experiments and docs/figures.py: formulas against brute force, and every experiment from end to end, in small."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from test_compare import InProcess
 
+import lab.compare
 from conftest import ROOT, metrics, mistake, same, small, weights
 from lab import one_layer
-from lab.experiments import answer, regression, scaling, shared_noise, while_training
+from lab.experiments import answer, bounded_scores, regression, scaling, score_range, shared_noise, while_training
 from lab.tasks import missing
 from model import GPT, GPTConfig
 from train import train
@@ -59,9 +62,33 @@ def test_regression_can_be_solved_from_the_context_in_any_order(monkeypatch):
         torch.testing.assert_close((z[:, -1:, -5:] @ W)[:, 0], y, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("experiment", [shared_noise, regression])
+def test_the_asked_token_has_the_key_that_the_last_one_asks_for():
+    x, y, asked = bounded_scores.contexts(300, 9, draw())
+    keys, values = x[..., :16], x[..., 16:48]
+    assert torch.equal(keys[range(300), asked], x[:, -1, 48:]) and torch.equal(values[range(300), asked], y)
+    assert not x[:, :-1, 48:].any() and {*asked.tolist()} == {*range(9)}
+
+
+def test_numbers_of_rows_by_hand():
+    a = torch.tensor([[[0.5, -0.2, 0.3, 0.0], [1.0, 0.01, 0.0, 0.0]]])
+    found = bounded_scores.of_rows(a, torch.tensor([0]))
+    assert found["near_zero"] == pytest.approx(4 / 6)  # 0.01 of 1.01 is less than a tenth of a quarter
+    assert found["negative_share"] == pytest.approx(1 / 6)
+    assert found["contrast"] == pytest.approx((0.5 / (0.5 / 3) + 1 / (0.01 / 3)) / 2)
+
+
+def test_a_bounded_row_is_bounded_and_a_difference_is_not():
+    how = {"g": 1.0, "n_items": 16, "seed": 1, "learning_rate": 5e-3, "steps": 60}
+    found = {kind: bounded_scores.trained(kind, **how) for kind in bounded_scores.KINDS}
+    assert 1 < found["vanilla"]["contrast"] <= math.exp(2)
+    row = found["two maps that add"]["row"]
+    assert min(row) >= 0 and sum(row) == pytest.approx(1 - found["two maps that add"]["lam"], abs=1e-3)
+    assert sum(found["difference"]["row"]) == pytest.approx(1 - found["difference"]["lam"], abs=1e-3)
+    assert found["vanilla"] == bounded_scores.trained("vanilla", **how)
+
+
 @pytest.mark.parametrize(("attention", "n_head"), [("softmax1", 1), ("differential", 4), ("no-norm", 2)])
-def test_its_answer_is_the_last_row_of_the_layer(experiment, attention, n_head):
+def test_its_answer_is_the_last_row_of_the_layer(attention, n_head):
     shape = {"n_layer": 1, "n_head": n_head, "n_embd": 64, "block_size": 9, "vocab_size": 1}
     layer, x = GPT(GPTConfig(attention, **shape)).blocks[0].attention, torch.randn(3, 9, 64)
     torch.testing.assert_close(one_layer.answer(layer, x), layer(x)[:, -1])
@@ -102,6 +129,41 @@ def test_a_line_is_added_per_run_and_a_figure_drawn(run, more, columns, capsys):
     assert len(lines("one")) == 7  # a mechanism that cannot have so many maps is left out
     assert Path("out/one.png").stat().st_size > 10_000
     assert mistake(run, attentions=("vanila",)).startswith("attentions=vanila: must be one of")
+
+
+def test_rows_of_bounded_scores_are_written_and_drawn(capsys):
+    runs = bounded_scores.bounded_scores(ranges=(1.0, 2.0), seeds=(1, 2), steps=1, n_items=4)
+    assert [{k: v for k, v in line.items() if k != "commit"} for line in lines("bounded-scores")] == runs
+    assert len(runs) == 2 * len(bounded_scores.KINDS) * 2 and "two maps that add" in capsys.readouterr().out
+    assert Path("out/bounded-scores.png").stat().st_size > 10_000
+
+
+# ---------------------------------------------------------------------------- on text
+
+
+def test_score_ranges_are_compared_in_pairs_in_every_window(corpus, monkeypatch, capsys):
+    monkeypatch.setattr(lab.compare, "begin", InProcess)
+    monkeypatch.setattr(lab.compare.time, "sleep", lambda seconds: None)
+    shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "max_iters": 4, "eval_tokens": 100, "warmup_iters": 1}
+    options = {**shape, "dataset": str(corpus), "eval_interval": 2, "learning_rate": 0.01}
+    found = score_range.score_range(ranges=("2", "free"), windows=(8, 16), tokens=16, seeds=(1, 2), jobs=1, **options)
+    words = ("bounded-2", "bounded-2-differential", "vanilla", "differential")
+    assert [(one["window"], one["attention"], one["seed"]) for one in found] == [
+        (window, word, seed)
+        for window in (8, 16)
+        for pair in (words[:2], words[2:])
+        for seed in (1, 2)
+        for word in pair
+    ]
+    assert found == lines("score-range") and all(one["options"]["block_size"] == one["window"] for one in found)
+    bounded, free = found[0], found[4]
+    assert bounded["score_range"] <= 4 and "cancelled" in found[1] and free["negative_share"] == 0
+    row = score_range.row_of(8, "2", words[:2], found)
+    losses = {(one["attention"], one["seed"]): one["best"] for one in found[:4]}
+    mean = sum(losses[words[1], seed] - losses[words[0], seed] for seed in (1, 2)) / 2
+    assert row["difference"].startswith(f"{mean:+.3f} ±") and row["difference"] in capsys.readouterr().out
+    assert Path("out/score-range.png").stat().st_size > 10_000
+    assert "is chosen for every run" in mistake(score_range.score_range, attention="vanilla")
 
 
 # ---------------------------------------------------------------------------- inside of trained models
