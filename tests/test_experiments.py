@@ -158,7 +158,7 @@ def test_score_ranges_are_compared_in_pairs_in_every_window(corpus, monkeypatch,
     assert found == lines("score-range") and all(one["options"]["block_size"] == one["window"] for one in found)
     bounded, free = found[0], found[4]
     assert bounded["score_range"] <= 4 and "cancelled" in found[1] and free["negative_share"] == 0
-    row = score_range.row_of(8, "2", words[:2], found)
+    row = score_range.row_of(8, "2", found)
     losses = {(one["attention"], one["seed"]): one["best"] for one in found[:4]}
     mean = sum(losses[words[1], seed] - losses[words[0], seed] for seed in (1, 2)) / 2
     assert row["difference"].startswith(f"{mean:+.3f} ±") and row["difference"] in capsys.readouterr().out

@@ -46,7 +46,7 @@ def score_range(
         shape = {"block_size": window, "batch_size": tokens // window}
         compare(attentions=words, seeds=seeds, jobs=jobs, out_dir=str(folder), **{**options, **shape})
         lines += [line_of(window, g, record, folder) for record in read_lines(folder / "runs.jsonl")]
-        rows.append(row_of(window, g, words, lines))
+        rows.append(row_of(window, g, lines))
         Path(out).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     print(f"\n{table(rows)}")
     draw(Path(out).with_suffix(".png"), lines, runs)
@@ -73,15 +73,25 @@ def line_of(window, g, record, folder, windows=64):
         heads += of_heads(block.attention, z)
     numbers = {name: statistics.fmean(head[name] for head in heads) for name in NUMBERS if name in heads[0]}
     record = {name: value for name, value in record.items() if name != "experiment"}
-    return {"window": window, "g": g, **record, **{name: round(value, 4) for name, value in numbers.items()}}
+    kind = "differential" if record["attention"].endswith("differential") else "vanilla"
+    return {
+        "window": window,
+        "g": g,
+        "kind": kind,
+        **record,
+        **{name: round(value, 4) for name, value in numbers.items()},
+    }
 
 
-def row_of(window, g, words, lines):
+def pair(lines, window, g):
+    """{seed: line} of vanilla, and of differential."""
+    of_point = [line for line in lines if (line["window"], line["g"]) == (window, g)]
+    return [{line["seed"]: line for line in of_point if line["kind"] == kind} for kind in ("vanilla", "differential")]
+
+
+def row_of(window, g, lines):
     """A row of the table: both losses, their paired difference, and numbers of the maps."""
-    vanilla, differential = (
-        {line["seed"]: line for line in lines if (line["window"], line["g"], line["attention"]) == (window, g, word)}
-        for word in words
-    )
+    vanilla, differential = pair(lines, window, g)
     row = {"window": window, "g": g}
     row |= {"vanilla": mean_and_sd(spread([line["best"] for line in vanilla.values()]), 3)}
     row |= {"differential": mean_and_sd(spread([line["best"] for line in differential.values()]), 3)}
@@ -102,23 +112,15 @@ def differences(vanilla, differential):
 
 def draw(path, lines, runs):
     """The loss difference against g, a line per window; beside it one map of each kind at g = 2."""
-    ranges, windows = (list(dict.fromkeys(line[name] for line in lines)) for name in ("g", "window"))
+    windows = list(dict.fromkeys(line["window"] for line in lines))
+    ranges = sorted({line["g"] for line in lines}, key=lambda g: float("inf") if g == "free" else float(g))
     with drawing(path, 13, 4.4, 1, 3, width_ratios=(1.5, 1, 1)) as (figure, (left, *panels)):
         for i, window in enumerate(windows):
-            points = []
-            for g in ranges:
-                both = [
-                    {
-                        line["seed"]: line
-                        for line in lines
-                        if (line["window"], line["g"], line["attention"]) == (window, g, w)
-                    }
-                    for w in words_of(g)
-                ]
-                points.append(differences(*both))
-            x = np.arange(len(ranges)) + 0.08 * (i - 1)
-            left.errorbar(x, [p["mean"] for p in points], [p.get("half", 0) for p in points], color=f"C{i}",
-                          marker="osD^"[i % 4], capsize=3, label=f"windows of {window}")  # fmt: skip
+            measured = [g for g in ranges if any((line["window"], line["g"]) == (window, g) for line in lines)]
+            points = [differences(*pair(lines, window, g)) for g in measured]
+            x = [ranges.index(g) + 0.08 * (i - 1) for g in measured]
+            style = {"color": f"C{i}", "marker": "osD^"[i % 4], "capsize": 3, "label": f"windows of {window}"}
+            left.errorbar(x, [p["mean"] for p in points], [p.get("half", 0) for p in points], **style)
         left.axhline(0, color="0.4", lw=1)
         left.set_xticks(range(len(ranges)), ranges)
         left.set(xlabel="g: the largest score", ylabel="loss of differential − vanilla (nats per byte)")

@@ -15,7 +15,16 @@ import numpy as np
 import torch
 
 from configurable import PositiveInt, Range, UsageError, bind, check, run
-from lab.maps import activations, cosine, effective_tokens, negative_mass, negative_share, visible
+from lab.maps import (
+    activations,
+    all_scores,
+    cosine,
+    effective_tokens,
+    negative_mass,
+    negative_share,
+    score_range,
+    visible,
+)
 from lab.show import look, table
 from model import Differential
 from plumbing.checkpoint import load_model
@@ -82,6 +91,7 @@ def look_at(folder, windows, were_small=None):
             torch.cat(of_layers) for of_layers in zip(*(attention.both_maps(z) for attention, z in layers), strict=True)
         )
         numbers |= {"A1_effective_tokens": effective_tokens(A1), "A1_A2_cosine": cosine(A1, A2)}
+    numbers["score_range"] = torch.cat([score_range(all_scores(attention, z)) for attention, z in layers])
     row |= {name: number.mean().item() for name, number in numbers.items()}
     seen = visible(x.size(1))
     are_small = (A1 < SMALL) & seen
