@@ -118,7 +118,7 @@ def draw(path, lines, runs):
         for i, window in enumerate(windows):
             measured = [g for g in ranges if any((line["window"], line["g"]) == (window, g) for line in lines)]
             points = [differences(*pair(lines, window, g)) for g in measured]
-            x = [ranges.index(g) + 0.08 * (i - 1) for g in measured]
+            x = [ranges.index(g) + 0.08 * (i - (len(windows) - 1) / 2) for g in measured]
             style = {"color": f"C{i}", "marker": "osD^"[i % 4], "capsize": 3, "label": f"windows of {window}"}
             left.errorbar(x, [p["mean"] for p in points], [p.get("half", 0) for p in points], **style)
         left.axhline(0, color="0.4", lw=1)
@@ -128,8 +128,10 @@ def draw(path, lines, runs):
         left.grid(alpha=0.3)
         left.legend()
         window, g = 64 if 64 in windows else windows[0], "2" if "2" in ranges else ranges[0]
+        folder, seed = runs / f"window-{window}-range-{g}", lines[0]["seed"]
         named = [
-            (word, one_map(runs / f"window-{window}-range-{g}" / f"{word}-{lines[0]['seed']}")) for word in words_of(g)
+            (f"{kind}, g = {g}", one_map(folder / f"{word}-{seed}"))
+            for kind, word in zip(("vanilla", "differential"), words_of(g), strict=True)
         ]
         heatmaps(figure, panels, named, None)
 
