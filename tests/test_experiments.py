@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,7 +179,7 @@ def run():
     return "out/run"
 
 
-def test_how_a_model_answers_is_measured_and_drawn(run):
+def test_how_a_model_answers_is_measured_and_drawn(run, capsys):
     (line,) = answer.answer(run, n_items=(2, 3, 4), contexts=50)
     assert lines("answer") == [line] and [*line["items"]] == ["2", "3", "4"]
     assert line["items"]["3"] == line["interventions"]["nothing replaced"] >= line["always right"]
@@ -188,6 +189,9 @@ def test_how_a_model_answers_is_measured_and_drawn(run):
         assert [a - b for a, b in zip(first, second, strict=True)] == pytest.approx(both, abs=1e-5)
         assert 0 < sum(first) < 1
     assert Path("out/answer-1.png").stat().st_size > 10_000
+    train(small(attention="vanilla", init_std=0.5), dataset="missing", max_iters=1, batch_size=8, out_dir="out/plain")
+    answer.answer("out/plain", run, n_items=(2,), contexts=5)
+    assert re.search(r"\| λ by 0 +\|  +\| \d", capsys.readouterr().out)
     assert "knows 5 different items" in mistake(answer.answer, run, n_items=(6,))
 
 

@@ -55,7 +55,8 @@ def answer(
             file.write(json.dumps(lines[-1]) + "\n")
         draw(Path(out).with_name(f"{Path(out).stem}-{len(lines)}.png"), gpt, *(z[:1] for z in drawn[n]))
     for name in ("items", "interventions"):
-        rows = [{name: key} | {line["checkpoint"]: line[name][key] for line in lines} for key in lines[0][name]]
+        keys = dict.fromkeys(key for line in lines for key in line[name])  # vanilla has no λ to replace
+        rows = [{name: key} | {line["checkpoint"]: line[name].get(key, "") for line in lines} for key in keys]
         print(f"\naccuracy\n\n{table(rows)}")
     print(f"\nright in each of {orders} orders:", *(f"{line['always right']:.2f}" for line in lines))
     return lines
