@@ -220,7 +220,8 @@ def compared(entries):
 def numbers(entry):
     """{name: number} of a checkpoint."""
     heads = entry["heads"]
-    means = {name: statistics.fmean(row[name] for row in heads) for name in heads[0] if name not in ("layer", "head")}
+    of_all = [name for name in heads[0] if all(name in row for row in heads) and name not in ("layer", "head")]
+    means = {name: statistics.fmean(row[name] for row in heads) for name in of_all}
     return means | {"loss": entry["loss"]} | {row["what"]: row["loss_change"] for row in entry["interventions"]}
 
 

@@ -10,7 +10,7 @@ import torch
 
 from conftest import WORDS, build, mistake, small, text
 from lab import maps
-from lab.analyze import analyze
+from lab.analyze import analyze, numbers
 from model import ATTENTION, scores
 from plumbing.checkpoint import load_model
 from prepare import Split, load_dataset, prepare
@@ -292,3 +292,9 @@ def test_a_dataset_of_that_name_that_is_another_text_is_refused(corpus, tiny):
     assert analyze("out/a", dataset="a", tokens=50)["source"] == "a"
     prepare("a.txt", tokenizer="gpt2", name="a", overwrite=True)
     assert mistake(analyze, "out/a", dataset="a") == "data/a is in gpt2, vanilla reads bytes"
+
+
+def test_a_number_that_only_some_heads_have_is_left_out_of_the_means():
+    """In `add-only` a layer whose λ is 0 is a difference, and the others are none."""
+    heads = [{"layer": 0, "head": 0, "row_sum": 1.0, "cancelled": 0.1}, {"layer": 1, "head": 0, "row_sum": 2.0}]
+    assert numbers({"heads": heads, "loss": 3.0, "interventions": []}) == {"row_sum": 1.5, "loss": 3.0}

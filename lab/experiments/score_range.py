@@ -71,7 +71,9 @@ def line_of(window, g, record, folder, windows=64):
     heads = []
     for block, z in zip(gpt.blocks, activations(gpt, x)[0], strict=True):
         heads += of_heads(block.attention, z)
-    numbers = {name: statistics.fmean(head[name] for head in heads) for name in NUMBERS if name in heads[0]}
+    numbers = {
+        name: statistics.fmean(head[name] for head in heads) for name in NUMBERS if all(name in head for head in heads)
+    }
     record = {name: value for name, value in record.items() if name != "experiment"}
     kind = "differential" if record["attention"].endswith("differential") else "vanilla"
     return {
