@@ -2,7 +2,7 @@
 
 python -m lab.tasks missing                                      makes data/missing
 python -m lab.tasks missing --max_items=24 --length=64           longer lists
-python train.py config/missing.toml --attention=differential     trains on it, in less than a minute
+python train.py config/missing.toml --attention=differential     trains on it, in 90 seconds
 
 A task is a function with options of its own, which tells `make` how a question and its answer are drawn, and a line in
 TASKS. A record is a question that ends with `?`, the answer, one character, and spaces before and after them.
