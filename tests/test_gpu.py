@@ -53,9 +53,8 @@ def test_no_part_begins_when_the_time_is_over(parts):
     assert not Path("out/gpu/fine/seen").exists()
 
 
-def test_without_a_gpu_it_says_so():
-    if not torch.cuda.is_available():
-        assert mistake(gpu).startswith("device=cuda")
+def test_without_that_gpu_it_says_so():
+    assert mistake(gpu, device="cuda:99").startswith("device=cuda:99: must be auto, cpu, cuda, cuda:1, mps ...; ")
 
 
 def test_every_command_of_it_is_understood():
