@@ -287,10 +287,11 @@ def load_dataset(name, device="cpu", block_size=None, eval_tokens=None):
         frozen = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"name": "bytes"}
         coder = Tokenizer.thaw(frozen)
         train, val = (read_part(folder, part, meta) for part in PARTS)
+        record = meta.get("record")
+        record = record and {name: record[name] for name in ("length", "after", "example")}  # earlier ones had others
     except (OSError, ValueError, KeyError) as error:
         why = f"{type(error).__name__}: {error}"
         raise UsageError(f"{folder} is damaged ({why}); prepare it again with --overwrite") from None
-    record = meta.get("record")
     if record and block_size and (block_size != record["length"] or (eval_tokens or block_size) < block_size):
         rule = f"block_size must be {record['length']}, and eval_tokens no less"
         raise UsageError(f"{folder} consists of records of {record['length']} tokens: {rule}")

@@ -171,11 +171,13 @@ def train(
         go_on = f"python train.py {shlex.quote(f'{out}/config.toml')} --init_from=resume"
         run.say(f"stopped at step {step}, and saved. Go on: {go_on}")
         sys.exit(128 + stop)  # as shells do
-    then = f" Sample it: python sample.py {shlex.quote(str(out))}"
+    then = f"Sample it: python sample.py {shlex.quote(str(out))}"
     if data.val.record:
         question = shlex.quote(data.val.record["example"])
-        then = f" Ask it:{then.partition(':')[2]} --prompt={question} --max_new_tokens=1 --temperature=0"
-    run.say(f"best val {described(best)}, at step {best['step']}; {seconds:.0f} s.{then}")
+        then = (
+            f"Ask it: python sample.py {shlex.quote(str(out))} --prompt={question} --max_new_tokens=1 --temperature=0"
+        )
+    run.say(f"best val {described(best)}, at step {best['step']}; {seconds:.0f} s. {then}")
     return {"out_dir": str(out), "val_loss": row["val_loss"], "best": best, "seconds": seconds}
 
 

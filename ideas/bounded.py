@@ -9,21 +9,19 @@ import torch.nn.functional as F
 from ideas.ablations import FixedLambda, LambdaZero, NormedVanilla
 from ideas.difference import AddOnly, Gate, Sum
 from ideas.lambdas import DiffV2
+from ideas.mistakes import NoNorm
 from ideas.mixing import TalkingHeads
 from model import Attention, Differential, Softmax1
 
 RANGES = (1, 2, 3, 4, 6, 8)  # g
 
 
-class NoNorm(Differential):
-    """no-norm: differential without head norm, and so without its gain and its factor (1 − λ_init)."""
+class WithoutNorm(NoNorm):
+    """no-norm: differential without head norm, its gain and its factor (1 − λ_init)."""
 
     def __init__(self, config, depth):
         super().__init__(config, depth)
         del self.head_norm
-
-    def norm(self, y):
-        return y
 
 
 class HalfLambda(FixedLambda):
@@ -46,7 +44,7 @@ CONTROLS = {  # what else differs between vanilla and differential, each measure
     "softmax1": Softmax1,
     "add-only": AddOnly,
     "sum": Sum,
-    "no-norm": NoNorm,
+    "no-norm": WithoutNorm,
     "normed-vanilla": NormedVanilla,
     "v2": DiffV2,
     "talking-heads": TalkingHeads,

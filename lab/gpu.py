@@ -1,4 +1,4 @@
-"""Everything that a GPU is wanted for, in nine minutes: python -m lab.gpu --peer=PATH_TO_NANOGPT
+"""Everything that a GPU is wanted for, in calls of nine minutes at most: python -m lab.gpu --peer=PATH_TO_NANOGPT
 
 The most wanted comes first. A part is a few commands; what they print goes to PART.txt, their results beside it. What
 failed or found no time is done when the same command is given again, and what is done stays.

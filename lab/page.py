@@ -73,7 +73,8 @@ def exported(name, gpt, checkpoint):
     maps = f"{gpt.config.n_head} softmax maps per layer, {attention.G} head{'s' * (attention.G > 1)}"
     about = f"{gpt.n_params() / 1e6:.2f}M parameters, {maps}, {trained}"
     model = {"name": name, "about": about, "mechanism": gpt.config.attention}
-    if task := checkpoint["data"].get("missing"):  # the page deals lists of this length
+    task = checkpoint["data"].get("missing")
+    if task and "min_items" in task:  # the page deals lists of one length, as earlier tasks had it
         task = {"n_items": (task["min_items"] + task["max_items"]) // 2, "n_symbols": task["n_symbols"]}
     model |= {"missing": task, "config": vars(gpt.config)}
     model |= {"kind": kind_of(name, attention), "pairs": attention.maps_per_head == 2}

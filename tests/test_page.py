@@ -150,6 +150,13 @@ def test_edits_are_computed_from_the_first_layer_that_they_change():
         assert changed == fresh
 
 
+def test_a_model_of_the_earlier_task_is_shown_as_it_was():
+    task = {"n_items": 12, "n_symbols": 32}
+    assert exported("old", build("differential"), checkpoint(task))["missing"] == task
+    task = {"min_items": 3, "max_items": 6, "n_symbols": 8}
+    assert exported("new", build("differential"), checkpoint(task))["missing"] == {"n_items": 4, "n_symbols": 8}
+
+
 @browser
 def test_it_says_the_loss_and_the_answer():
     gpt, task = build("differential"), {"min_items": 3, "max_items": 4, "n_symbols": 8}

@@ -294,7 +294,7 @@ def records():
     texts = {
         part: [f"{i % 9}+{i % 7}{i % 8}+{i % 5}".encode() for i in range(n)] for part, n in (("train", 40), ("val", 11))
     }
-    return write_dataset("records", {"record": {"length": 6, "after": "+"}}, texts), texts
+    return write_dataset("records", {"record": {"length": 6, "after": "+", "example": "1+"}}, texts), texts
 
 
 def test_of_a_record_only_its_answers_count(records):
@@ -302,6 +302,13 @@ def test_of_a_record_only_its_answers_count(records):
     x, y = data.train.windows(np.arange(data.train.n_windows))
     assert [bytes(row.tolist()) for row in x] == records[1]["train"][:-1]  # the last one's y would need a token more
     assert (y[:, [0, 2, 3, 5]] == -1).all() and torch.equal(y[:, [1, 4]], x[:, [2, 5]])
+
+
+def test_records_as_they_were_before_are_refused(records):
+    path = records[0] / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"record": {"length": 6, "scored": [2, 5]}}))
+    message = mistake(load_dataset, "records", "cpu", 6)
+    assert message == "data/records is damaged (KeyError: 'after'); prepare it again with --overwrite"
 
 
 def test_the_loss_of_records_is_the_mean_over_all_answers(records):

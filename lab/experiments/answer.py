@@ -38,9 +38,9 @@ def answer(
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     for path in checkpoints:
         gpt, checkpoint = load_model(path)
-        if "missing" not in checkpoint["data"]:
+        task = checkpoint["data"].get("missing", {})
+        if "min_items" not in task:
             raise UsageError(f"{path} was not trained on the task `missing` of lab.tasks")
-        task = checkpoint["data"]["missing"]
         n, n_symbols = (task["min_items"] + task["max_items"]) // 2, task["n_symbols"]
         if n_symbols < max(n_items):
             raise UsageError(f"n_items={max(n_items)}: {path} knows {n_symbols} different items")

@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 
 from configurable import PositiveFloat, PositiveInt, Range, check, run
-from ideas.bounded import NoNorm, bounded
+from ideas.bounded import WithoutNorm, bounded
 from ideas.lambdas import MinusEven
 from lab.maps import shares
 from lab.one_layer import C, one_layer, relative_error, train, train_all
@@ -28,7 +28,7 @@ from plumbing.run import drawing
 KEY, VALUE = 16, 32  # channels of a key, of a value
 
 
-class Adds(NoNorm):
+class Adds(WithoutNorm):
     """two maps that add: A = softmax(S₁) + |λ| softmax(S₂), without head norm."""
 
     @property
@@ -41,7 +41,7 @@ KINDS = {  # name: (mechanism, softmax maps)
     "vanilla, two heads": (Attention, 2),
     "two maps that add": (Adds, 2),
     "minus a uniform map": (MinusEven, 1),
-    "difference": (NoNorm, 2),
+    "difference": (WithoutNorm, 2),
     "difference with head norm": (Differential, 2),
 }
 
