@@ -47,20 +47,21 @@ def one_layer(attention, n_head, n_tokens, seed, positions=False):
     return layer
 
 
-def train(layer, contexts, learning_rate, steps):
+def train(layer, contexts, learning_rate, steps, batch_size=64, after=lambda step: None):
     """Train a layer on `steps` batches of contexts(count), which returns x BTC and the answers y, B×width.
 
-    The learning rate rises over 100 steps, and falls to 0 over the second half.
+    The learning rate rises over 100 steps, and falls to 0 over the second half. after(step) is called after each step.
     """
     optimizer = torch.optim.AdamW(layer.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 100, 2 * (1 - step / steps))
-        x, y = contexts(64)
+        x, y = contexts(batch_size)
         loss = (answer(layer, x, y.size(1)) - y).square().mean()
         optimizer.zero_grad()
         loss.backward()
         clip_grad_norm_(layer.parameters(), 1.0)
         optimizer.step()
+        after(step + 1)
 
 
 def answer(layer, x, width=C):

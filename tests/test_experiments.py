@@ -14,7 +14,17 @@ from test_compare import InProcess
 import lab.compare
 from conftest import ROOT, metrics, mistake, same, small, weights
 from lab import one_layer
-from lab.experiments import answer, bounded_scores, regression, scaling, score_range, shared_noise, while_training
+from lab.experiments import (
+    answer,
+    bounded_scores,
+    calibration,
+    near_duplicates,
+    regression,
+    scaling,
+    score_range,
+    shared_noise,
+    while_training,
+)
 from lab.tasks import missing
 from model import GPT, GPTConfig
 from train import train
@@ -139,6 +149,40 @@ def test_rows_of_bounded_scores_are_written_and_drawn(capsys):
     assert Path("out/bounded-scores.png").stat().st_size > 10_000
 
 
+def test_keys_of_a_pair_have_the_similarity_and_one_of_them_is_asked_for():
+    x, y = near_duplicates.contexts(200, 6, 0.9, draw())
+    keys, values = x[..., :16] / 4, x[..., 16:48]
+    cosines = keys @ keys.mT
+    torch.testing.assert_close(cosines.diagonal(dim1=1, dim2=2), torch.ones(200, 6))
+    torch.testing.assert_close(cosines[:, [0, 2, 4], [1, 3, 5]], torch.full((200, 3), 0.9))
+    assert cosines[:, 0, 2:].abs().mean() < 0.5
+    asked = (keys @ x[:, -1, 48:, None])[..., 0].argmax(1)
+    assert torch.equal(values[range(200), asked], y) and {*asked.tolist()} == {*range(6)}
+
+
+def test_a_layer_is_looked_at_after_each_step():
+    layer, weights, steps = one_layer.one_layer("vanilla", 1, 2, 1), [], []
+
+    def after(step):
+        steps.append(step)
+        weights.append(layer.out.weight.detach().clone())
+
+    one_layer.train(layer, lambda n: near_duplicates.contexts(n, 2, 0.5, draw()), 0.01, 3, after=after)
+    assert steps == [1, 2, 3] and torch.equal(weights[-1], layer.out.weight) and not torch.equal(*weights[:2])
+
+
+def test_when_a_layer_has_recalled_is_noted_and_drawn(monkeypatch, capsys):
+    how = {"n": 2, "similarity": 0.0, "learning_rate": 0.02, "steps": 90, "every": 30, "seed": 1}
+    found = near_duplicates.trained("vanilla", **how)
+    assert len(found["errors"]) == 3 and found["errors"][-1] == found["error"] < 0.5 and found["recalled_at"] is None
+    monkeypatch.setattr(near_duplicates, "RECALLED", found["errors"][1] + 1e-9)
+    assert near_duplicates.trained("vanilla", **how) == found | {"recalled_at": 60}
+    runs = near_duplicates.near_duplicates(lengths=(2, 4), similarity=0.0, seeds=(1,), steps=4, every=2)
+    assert len(runs) == 2 * len(near_duplicates.KINDS) == len(lines("near-duplicates"))
+    assert "0 of 1" in capsys.readouterr().out and Path("out/near-duplicates.png").stat().st_size > 10_000
+    assert "is none of vanilla" in mistake(near_duplicates.near_duplicates, kinds=("vanila",))
+
+
 # ---------------------------------------------------------------------------- on text
 
 
@@ -165,6 +209,26 @@ def test_score_ranges_are_compared_in_pairs_in_every_window(corpus, monkeypatch,
     assert row["difference"].startswith(f"{mean:+.3f} ±") and row["difference"] in capsys.readouterr().out
     assert Path("out/score-range.png").stat().st_size > 10_000
     assert "is chosen for every run" in mistake(score_range.score_range, attention="vanilla")
+
+
+def test_calibration_and_repetition_by_hand():
+    sure = torch.linspace(0.1, 0.9, 150)
+    assert calibration.calibration_error(sure, sure) == pytest.approx(0, abs=1e-6)
+    order, least = torch.randperm(150), torch.minimum(sure, 1 - sure).mean().item()  # sure of the other half is wrong
+    found = calibration.calibration_error(sure[order], (sure > 0.5).float()[order])
+    assert found == pytest.approx(least, abs=0.02)
+    assert calibration.distinct(torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 4, 4]])) == 3 / 4
+
+
+def test_calibration_of_checkpoints_is_compared(corpus, capsys):
+    for seed in (1, 2):
+        train(small(attention="bounded-2"), dataset=str(corpus), max_iters=2, seed=seed, out_dir=f"out/run-{seed}")
+    found = calibration.calibration("out/run-1", "out/run-2", tokens=100, samples=4)
+    assert found == lines("calibration") and [line["seed"] for line in found] == [1, 2]
+    for line in found:
+        assert 0 <= line["calibration_error"] < 1 and 0 < line["entropy"] <= math.log(256) and 0 < line["distinct"] <= 1
+    assert "| bounded-2 |" in capsys.readouterr().out
+    assert "CHECKPOINTS" in mistake(calibration.calibration)
 
 
 # ---------------------------------------------------------------------------- inside of trained models
