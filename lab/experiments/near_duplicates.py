@@ -34,14 +34,14 @@ class AddsWithoutNorm(WithoutNorm, AddOnly):
 
 KINDS = {  # name: (mechanism, softmax maps)
     "vanilla": (Attention, 1),
-    "vanilla, two heads": (Attention, 2),
+    "vanilla with two heads": (Attention, 2),
     "softmax1": (Softmax1, 1),
     "temperature": (Temperature, 1),
     "two maps that add": (AddsWithoutNorm, 2),
     "difference": (WithoutNorm, 2),
     "differential": (Differential, 2),
-    "vanilla, bounded": (bounded(Attention, 6, "bounded-6"), 1),
-    "difference, bounded": (bounded(WithoutNorm, 6, "bounded-6-no-norm"), 2),
+    "bounded vanilla": (bounded(Attention, 6, "bounded-6"), 1),
+    "bounded difference": (bounded(WithoutNorm, 6, "bounded-6-no-norm"), 2),
 }
 
 
