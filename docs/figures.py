@@ -15,6 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))  # a script finds only what lies beside it
 
 from configurable import one_of, run
+from lab.analyze import signed_colors
 from lab.show import THE_FOUR, look, spread
 from model import softmax1
 from plumbing.run import drawing
@@ -59,6 +60,56 @@ def differences(runs, base):
 
 
 # ---------------------------------------------------------------------------- pictures
+
+
+def head(figure, ax):
+    """README: one head of differential attention, from its scores to its output."""
+    torch.manual_seed(4)
+    n, lam = 10, 0.8
+    future, keys = torch.ones(n, n).triu(1).bool(), torch.nn.functional.normalize(torch.randn(8, n), dim=0)
+    queries = torch.nn.functional.normalize(torch.randn(2, n, 8), dim=-1)
+    A1, A2 = (5 * queries @ keys).masked_fill(future, -math.inf).softmax(-1)
+    maps = [(2.6, 2.55, "A₁", A1), (2.6, 0.35, "λA₂", lam * A2), (5.15, 1.45, "A = A₁ − λA₂", A1 - lam * A2)]
+    for x, y, title, A in maps:
+        inset = ax.inset_axes((x, y, 1.5, 1.5), transform=ax.transData)
+        inset.imshow(np.ma.array(A, mask=future), cmap=signed_colors(), vmin=-0.5, vmax=0.5)
+        inset.set(xticks=[], yticks=[], facecolor="0.88")
+        inset.set_title(title, fontsize=11, pad=3)
+    box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": "0.3"}
+    for x, y, text in (
+        (1.2, 3.3, "softmax(Q₁K₁ᵀ/√D)"),
+        (1.2, 1.1, "softmax(Q₂K₂ᵀ/√D)"),
+        (7.55, 2.2, "times V"),
+        (8.95, 2.2, "norm per\nhead"),
+    ):
+        ax.text(x, y, text, ha="center", va="center", fontsize=10, bbox=box)
+    arrows = [
+        ((2.12, 3.3), (2.55, 3.3)),
+        ((2.12, 1.1), (2.55, 1.1)),
+        ((4.15, 3.3), (4.55, 2.4)),
+        ((4.15, 1.1), (4.55, 2.0)),
+    ]
+    arrows += [
+        ((4.8, 2.2), (5.1, 2.2)),
+        ((6.7, 2.2), (7.08, 2.2)),
+        ((8.02, 2.2), (8.42, 2.2)),
+        ((9.48, 2.2), (9.95, 2.2)),
+    ]
+    for start, end in arrows:
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.2", "shrinkA": 0, "shrinkB": 0})
+    ax.text(
+        4.66,
+        2.2,
+        "−",
+        ha="center",
+        va="center",
+        fontsize=16,
+        bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": "0.3"},
+    )
+    ax.text(5.9, 1.15, "orange above 0, blue below", ha="center", fontsize=8.5, color="0.3")
+    ax.text(10.0, 2.2, "y", va="center", fontsize=12)
+    ax.set(xlim=(0.1, 10.3), ylim=(0.1, 4.5))
+    ax.axis("off")
 
 
 def hull(figure, *panels):
@@ -139,6 +190,27 @@ def subtraction(figure, *panels):
         ax.set(title=f"λ = {lam}", ylim=(-0.1, 0.78), ylabel="weight")
         ax.set_xticks(x, ["token 1", "token 2", "token 3"])
         ax.legend(fontsize=8)
+
+
+def contrast(figure, left, right):
+    """Chapter 3: a row, in what both maps share and what they do not; and its contrast against λ."""
+    torch.manual_seed(0)
+    keys = torch.nn.functional.normalize(torch.randn(64, 16), dim=-1)
+    S, lam = keys @ keys[0], np.linspace(0, 1, 401)
+    row, even = (2 * S).softmax(0).numpy(), 0.8 / 64
+    shared, x = np.minimum(row, even), np.arange(32)
+    left.bar(x, shared[:32], color="0.8", label="cancels: in A₁ and in λA₂")
+    left.bar(x, (row - shared)[:32], bottom=shared[:32], color="C1", label="A above 0")
+    left.bar(x, (row - even)[:32].clip(max=0), color="C0", label="A below 0")
+    left.axhline(0, color="k", lw=0.8)
+    left.set(xlabel="token (0 is asked for)", ylabel="weight", title="g = 2, minus a uniform map, λ = 0.8")
+    for g, style in ((1, ":"), (2, "--"), (4, "-")):
+        A = (g * S).softmax(0).numpy()[:, None] - lam / 64
+        right.plot(lam, abs(A[0]) / abs(A[1:]).mean(0), color="k", ls=style, label=f"g = {g}")
+    right.set(yscale="log", xlabel="λ", ylabel="weight asked for ÷ mean of the others", title="contrast")
+    for ax in (left, right):
+        ax.legend(fontsize=8)
+        ax.grid(alpha=0.3)
 
 
 def pole(figure, ax):
@@ -304,10 +376,12 @@ def discussion(figure, *panels):
 
 
 FIGURES = {  # name: function, width and height in inches, panels
+    "head": (head, 9, 3.6, 1),
     "hull": (hull, 10.2, 3.6, 3),
     "floor": (floor, 6.5, 3.6, 1),
     "without": (without, 8.8, 3.6, 2),
     "subtraction": (subtraction, 8.8, 3.4, 2),
+    "contrast": (contrast, 8.8, 3.6, 2),
     "pole": (pole, 6.5, 3.8, 1),
     "schedule": (schedule, 6.5, 3.6, 1),
     "mistakes": (mistakes, 7, 3.8, 1),
