@@ -41,7 +41,8 @@ class GPTConfig:
             self.require(name, getattr(self, name) >= 1, "at least 1")
         self.require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self.require("init_std", 0 < self.init_std < math.inf, "more than 0 and finite")
-        near = difflib.get_close_matches(str(self.attention), ATTENTION, 1, cutoff=0.4)
+        near = [name for name in ATTENTION if name.startswith(str(self.attention))]
+        near += difflib.get_close_matches(str(self.attention), ATTENTION, 1, cutoff=0.4)
         hint = f" (did you mean {near[0]}?)" if near else ""
         ours = ", ".join(name for name, c in ATTENTION.items() if c.__module__ == __name__)
         self.require("attention", self.attention in ATTENTION, f"one of {ours}, or a name that ideas/ adds{hint}")

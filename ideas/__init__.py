@@ -7,6 +7,7 @@ from ideas.difference import DIFFERENCES
 from ideas.lambdas import LAMBDAS
 from ideas.mistakes import MISTAKES
 from ideas.mixing import MIXTURES
+from ideas.outputs import OUTPUTS
 from ideas.positions import POSITIONS
 from ideas.retrofit import RETROFITS
 from ideas.selection import SELECTIONS
@@ -14,5 +15,5 @@ from ideas.steps import STEPS
 from model import ATTENTION
 
 ALL = ABLATIONS | BOUNDED | DENOMINATORS | DIFFERENCES | LAMBDAS | MISTAKES | MIXTURES
-ALL |= POSITIONS | RETROFITS | SELECTIONS | STEPS
+ALL |= OUTPUTS | POSITIONS | RETROFITS | SELECTIONS | STEPS
 ATTENTION.update(ALL | ATTENTION)  # where model.py has one of these names, its own counts

@@ -1,9 +1,11 @@
 """Bounded scores: S = g cos(q, k), so that no weight of a softmax row is more than e^(2g) times another, at any length.
 
 An instrument and no recipe: with free scores vanilla and differential are better than with bounded ones. The bound
-shows when a minus sign is worth something.
+shows when a minus sign is worth something. In rms-qk the bound is learned.
 """
 
+import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from ideas.ablations import FixedLambda, LambdaZero, NormedVanilla
@@ -69,7 +71,30 @@ def bounded(mechanism, g, word):
     return Bounded
 
 
-BOUNDED = {}
+class NormedScores:
+    """Queries g_q ⊙ q/rms(q) and keys g_k ⊙ k/rms(k), then rotated; g_q and g_k are learned per layer, from 1.
+
+    So |S| ≤ √D max|g_q| max|g_k|.  https://arxiv.org/abs/2505.09388 (Qwen3)
+    """
+
+    def __init__(self, config, depth):
+        super().__init__(config, depth)
+        self.q_norm, self.k_norm = (nn.RMSNorm(self.D, eps=1e-5) for _ in range(2))
+
+    def rotate(self, q, start):
+        queries, keys = q.to(self.cos.dtype).chunk(2, 1)  # float32, also where q is bfloat16
+        return super().rotate(torch.cat((self.q_norm(queries), self.k_norm(keys)), 1), start)
+
+
+class NormedScoresVanilla(NormedScores, Attention):
+    """rms-qk: vanilla with normed queries and keys, |S| ≤ √D max|g_q| max|g_k|, where the gains g are learned."""
+
+
+class NormedScoresDifferential(NormedScores, Differential):
+    """rms-qk-differential: differential with normed queries and keys, |S| ≤ √D max|g_q| max|g_k| in both maps."""
+
+
+BOUNDED = {"rms-qk": NormedScoresVanilla, "rms-qk-differential": NormedScoresDifferential}
 for g in RANGES:
     BOUNDED[f"bounded-{g}"] = bounded(Attention, g, f"bounded-{g}")
     BOUNDED[f"bounded-{g}-differential"] = bounded(Differential, g, f"bounded-{g}-differential")

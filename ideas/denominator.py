@@ -131,6 +131,16 @@ class Threshold(Attention):
         return A.where(A * seen(S) > 1 - 1e-6, 0)
 
 
+class Cog(Attention):
+    """cog: A = sign(S) exp|S| / Σ exp|S|: signs from one map. Stores A.  https://arxiv.org/abs/2411.07176
+
+    The paper keeps softmax in the first and in the last layer; here no layer has it.
+    """
+
+    def mix(self, x, q, k, v):
+        return self.attend(q, k, v, lambda S: S.sign() * softmax(S.abs().where(S.isfinite(), S)))
+
+
 def seen(S):
     """How many tokens each row sees. BHTN -> BHT1"""
     return S.isfinite().sum(-1, keepdim=True)
@@ -161,6 +171,23 @@ class ColdCosine(Temperature):
         self.register_buffer("g", g, persistent=False)
 
 
+class SSMax(Attention):
+    """ssmax: A = softmax(s ln(n) S), n the number of tokens that the row sees; a learned s per head, from 1/ln L.
+
+    So the last row of L = block_size tokens begins as that of vanilla.  https://arxiv.org/abs/2501.19399
+    """
+
+    watch = ("s",)
+
+    def __init__(self, config, depth):
+        super().__init__(config, depth)
+        self.s = nn.Parameter(torch.full((self.H, 1, 1), 1 / math.log(max(config.block_size, 2))))
+
+    def mix(self, x, q, k, v):
+        n = torch.arange(1, k.size(2) + 1, dtype=self.s.dtype, device=q.device)[-q.size(2) :, None]
+        return self.attend(self.s * n.log() * q, k, v)
+
+
 DENOMINATORS = {
     "sink": Sink,
     "layer-sink": LayerSink,
@@ -170,6 +197,8 @@ DENOMINATORS = {
     "sigmoid": Sigmoid,
     "no-softmax": NoSoftmax,
     "threshold": Threshold,
+    "cog": Cog,
     "cold": Cold,
     "cold-cosine": ColdCosine,
+    "ssmax": SSMax,
 }

@@ -3,12 +3,15 @@
 The words in quotation marks are from the discussion of the paper: https://news.ycombinator.com/item?id=41776324
 """
 
+import math
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ideas.ablations import FixedLambda
-from model import Attention, Differential, pairs, scores, softmax
+from ideas.ablations import FixedLambda, NormedVanilla
+from ideas.denominator import seen
+from model import Attention, Differential, identity_like, pairs, scores, softmax
 
 
 class Sum(Differential):
@@ -107,6 +110,74 @@ class LogSigmoid(OneMap):
         return softmax(S1 - F.logsigmoid(S2.where(S2.isfinite(), 0)))
 
 
+class GateLogSigmoid(OneMap):
+    """gate-log-sigmoid: A = softmax(S₁ + ln σ(S₂)): a small second score removes a token. Stores A.
+
+    What log-sigmoid was probably meant to be: its formula, to the letter, does the opposite.
+    """
+
+    def weights(self, S):
+        S1, S2 = pairs(S)
+        return softmax(S1 + F.logsigmoid(S2))
+
+
+class Grouped(NormedVanilla):
+    """grouped: A = softmax(S) − λ softmax(S₀), S₀ of queries and keys x W: one noise map for all heads of a layer.
+
+    λ per head, from λ_init; y = (1 − λ_init) RMSNorm(A V) per head, λ_init as in differential. Simplified from
+    https://arxiv.org/abs/2510.06949, with a noise map for every few heads, as in Motif-2-12.7B
+    (https://arxiv.org/abs/2511.07464).
+    """
+
+    watch = ("lam",)
+
+    def __init__(self, config, depth):
+        super().__init__(config, depth)
+        self.lam_init = 0.8 - 0.6 * math.exp(-0.3 * depth)
+        self.lam = nn.Parameter(torch.full((self.H, 1, 1), self.lam_init))
+        self.noise = nn.Linear(config.n_embd, 2 * self.D, bias=False)
+
+    def project(self, x, start=0):
+        q, k, v = super().project(x, start)
+        noise = self.noise(x).unflatten(2, (2, self.D)).transpose(1, 2)
+        q0, k0 = self.rotate(noise, start).chunk(2, 1)
+        return torch.cat((q, q0), 1), torch.cat((k, k0), 1), v
+
+    def mix(self, x, q, k, v):
+        q0, k0 = (z[:, -1:].expand(-1, self.H, -1, -1) for z in (q, k))
+        return self.attend(q[:, :-1], k[:, :-1], v) - self.lam * self.attend(q0, k0, v)
+
+    def norm(self, y):
+        return (1 - self.lam_init) * super().norm(y)
+
+    def flops(self, n):
+        return 2 * super().flops(n)
+
+
+class Dint(OneMap, Differential):
+    """dint: A = A₁ − λA₂ + λG, row i of G the mean of rows 1 … i of A₁; A₁, A₂, λ as in differential. Stores A.
+
+    So rows sum to 1 again.  https://arxiv.org/abs/2501.17486
+    """
+
+    def project(self, x, start=0):
+        q, k, v = super().project(x, start)
+        return q, torch.cat((k, q), -1), v  # the cache keeps the queries of the earlier rows, too
+
+    def mix(self, x, q, k, v):
+        k, all_q = k.split(self.D, -1)
+        return super().mix(x, all_q, k, v)[:, :, -q.size(2) :]
+
+    def weights(self, S):
+        A1, A2 = pairs(softmax(S))
+        G = A1.cumsum(-2) / seen(S[:, :1])
+        return A1 - self.lam * (A2 - G)
+
+    def both_maps(self, x):
+        q, k, _ = self.project(x)
+        return pairs(self.attend(q, k[..., : self.D], identity_like(q)))
+
+
 class Decorrelated(Differential):
     """decorrelated: differential, and 0.1 · the mean cosine of the rows of A₁ and A₂ in the loss. Stores A in training.
 
@@ -142,5 +213,8 @@ DIFFERENCES = {
     "heaviside": Heaviside,
     "surprise": Surprise,
     "log-sigmoid": LogSigmoid,
+    "gate-log-sigmoid": GateLogSigmoid,
+    "grouped": Grouped,
+    "dint": Dint,
     "decorrelated": Decorrelated,
 }

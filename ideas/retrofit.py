@@ -13,7 +13,8 @@ from model import Attention
 class Grown(Attention):
     """grown: A = softmax(S₁) − λ softmax(S₂), S₂ of queries q + x W; λ per head and W begin at 0, where A is vanilla's.
 
-    "tune an existing model with this attention mechanism": give `--init_from` a run of vanilla.
+    "tune an existing model with this attention mechanism": give `--init_from` a run of vanilla. There W gets no
+    gradient, as λ = 0, and λ only scales what `out` has scaled already, as S₂ = S₁: it begins at a saddle.
     """
 
     watch, begins_as = ("lam",), "vanilla"  # whose runs --init_from accepts
@@ -35,7 +36,8 @@ class Grown(Attention):
 class Dex(Attention):
     """dex: every second head's output y becomes y − y W, W learned, from 0 (λ is a part of it).
 
-    "replicate this with existing models": https://arxiv.org/abs/2505.16333
+    "replicate this with existing models": https://arxiv.org/abs/2505.16333. Simplified: the paper chooses the heads of
+    each layer and anneals λ.
     """
 
     begins_as = "vanilla"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import ideas
-from conftest import WORDS
+from conftest import BOUNDED_TESTED, WORDS
 from ideas.ablations import ABLATIONS
 from ideas.bounded import BOUNDED
 from ideas.denominator import DENOMINATORS
@@ -17,14 +17,15 @@ from ideas.difference import DIFFERENCES
 from ideas.lambdas import LAMBDAS
 from ideas.mistakes import MISTAKES
 from ideas.mixing import MIXTURES
+from ideas.outputs import OUTPUTS
 from ideas.positions import POSITIONS
 from ideas.retrofit import RETROFITS
 from ideas.selection import SELECTIONS
 from ideas.steps import STEPS
 from model import ATTENTION, Attention, Differential, GPTConfig, pairs, softmax
 
-IDEAS = ABLATIONS | DENOMINATORS | DIFFERENCES | LAMBDAS | MIXTURES | POSITIONS | RETROFITS | SELECTIONS | STEPS
-IDEAS |= {name: c for name, c in BOUNDED.items() if name in WORDS}
+IDEAS = ABLATIONS | DENOMINATORS | DIFFERENCES | LAMBDAS | MIXTURES | OUTPUTS | POSITIONS | RETROFITS | SELECTIONS
+IDEAS |= STEPS | {name: c for name, c in BOUNDED.items() if name in WORDS}
 C, H, D = laws.SMALL["n_embd"], 4, 8
 V1 = 4 * D + 2 * D  # λ's vectors and the norm's gain
 MORE_NUMBERS = dict.fromkeys(IDEAS, 0) | {
@@ -37,18 +38,19 @@ MORE_NUMBERS = dict.fromkeys(IDEAS, 0) | {
     "tied-narrow": -C * C,
     **{"alibi-differential": V1, "xpos-differential": V1, "grown": C * C + H, "dex": D * D},
     **{"selective-differential": V1, "hierarchical": C * C + H, "factored": H // 2},
-    **{"bounded-2-differential": V1, "bounded-2-v2": C * C + C * H},
+    **{"bounded-2-differential": V1, "bounded-2-v2": C * C + C * H, "rms-qk": 2 * D, "rms-qk-differential": V1 + 2 * D},
+    **{"ssmax": H, "grouped": 2 * C * D + H + D, "dint": V1, "forgetting": C * H + H, "gated": C * C},
 }
 # What the class says of itself, and the tests expect:
 STORED = {name for name, c in IDEAS.items() if "Stores A." in c.__doc__}  # it cannot be written with the fused kernel
 NO_MAP = {name for name, c in IDEAS.items() if c.attention_map is None}  # it is not linear in v
-SPARSE = {"surprise", "exp-minus-one", "softpick", "threshold", "rectified", "gate", "heaviside", "no-softmax"}
+SPARSE = {"surprise", "exp-minus-one", "softpick", "threshold", "rectified", "gate", "heaviside", "no-softmax", "xsa"}
 every_idea = pytest.mark.parametrize("name", IDEAS)
 
 
 def test_none_hides_another():
-    files = (ABLATIONS, BOUNDED, DENOMINATORS, DIFFERENCES, LAMBDAS, MISTAKES, MIXTURES, POSITIONS, RETROFITS)
-    files += (SELECTIONS, STEPS)
+    files = (ABLATIONS, BOUNDED, DENOMINATORS, DIFFERENCES, LAMBDAS, MISTAKES, MIXTURES, OUTPUTS, POSITIONS)
+    files += (RETROFITS, SELECTIONS, STEPS)
     names = [name for file in files for name in file]
     assert len({*names, *laws.MORE_NUMBERS}) == len(names) + 4 == len(ATTENTION)
 
@@ -69,7 +71,7 @@ def test_fused_is_unfused_in_output_and_every_gradient(name, T):
 @every_idea
 @pytest.mark.parametrize("fused", [False, True])
 def test_no_token_depends_on_a_later_one(name, fused):
-    """And on every earlier one, where no weight is exactly 0 (in `surprise` that of a row with one token is)."""
+    """And on every earlier one, where no weight is exactly 0 (in `surprise` and `xsa` a row with one token gives 0)."""
     attention, x = laws.layer(name, fused).eval(), laws.inputs(7, B=1).requires_grad_()
     y = attention(x)
     for t in range(7):
@@ -219,6 +221,16 @@ def log_sigmoid(S1, S2, layer, head):
     return [w / sum(weights) for w in weights]
 
 
+def gate_log_sigmoid(S1, S2, layer, head):
+    weights = [math.exp(a) / (1 + math.exp(-b)) for a, b in zip(S1, S2, strict=True)]
+    return [w / sum(weights) for w in weights]
+
+
+def grouped(layer, x, q, k, head):
+    A, A0 = (laws.loop_vanilla(layer, x, q, k, i) for i in (head, H))  # the noise map comes after the last head
+    return [a - lam_of(layer, head) * b for a, b in zip(A, A0, strict=True)]
+
+
 def token_lambda(layer, x, q, k, head):
     lam = 1 / (1 + math.exp(-float(layer.to_lam.weight[head] @ x)))
     A1, A2 = (laws.loop_vanilla(layer, x, q, k, i) for i in (2 * head, 2 * head + 1))
@@ -273,6 +285,14 @@ def cosine(layer, x, q, k, head):
     return row([g * float(q[head] @ kj[head] / q[head].norm() / kj[head].norm()) for kj in k])
 
 
+def cog(S, layer, head):
+    return [math.copysign(a, s) for a, s in zip(row([abs(s) for s in S]), S, strict=True)]
+
+
+def ssmax(S, layer, head):
+    return row([float(layer.s[head]) * math.log(len(S)) * s for s in S])
+
+
 def even(S, layer, head):
     return [a - lam_of(layer, head) / len(S) for a in row(S)]
 
@@ -288,11 +308,15 @@ DEFINITIONS = {
     "threshold": of_scores(lambda S, layer, head: [a if a >= (1 - 1e-6) / len(S) else 0.0 for a in row(S)]),
     "cold": of_scores(lambda S, layer, head: row([2 * s for s in S])),
     "cold-cosine": cosine,
+    "cog": of_scores(cog),
+    "ssmax": of_scores(ssmax),
     "rectified": of_two(lambda a, b, lam: max(0.0, a - lam * b)),
     "gate": of_two(lambda a, b, lam: a if a > lam * b else 0.0),
     "heaviside": of_two(lambda a, b, lam: a - lam * (a > lam * b)),
     "surprise": of_scores(surprise),
     "log-sigmoid": of_scores(log_sigmoid),
+    "gate-log-sigmoid": of_scores(gate_log_sigmoid),
+    "grouped": grouped,
     "decorrelated": V1_MAP,
     "head-lambda": V1_MAP,
     "token-lambda": token_lambda,
@@ -316,11 +340,12 @@ def test_map_is_the_definition_in_plain_loops(name, monkeypatch):
 
 
 def test_every_idea_has_a_definition_here():
-    elsewhere = {*ABLATIONS, *(BOUNDED.keys() & IDEAS), "sum", "add-only", "v2", *SELECTIONS, *STEPS}  # the tests below
+    elsewhere = {*ABLATIONS, *BOUNDED_TESTED, "sum", "add-only", "v2", "dint", *OUTPUTS, *SELECTIONS, *STEPS}  # below
+    elsewhere |= {"rms-qk", "rms-qk-differential"}
     assert {*DEFINITIONS} | elsewhere == {*IDEAS} and not elsewhere & {*DEFINITIONS}
 
 
-@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("name", [name for name in BOUNDED if name.startswith("bounded-")])
 def test_bounded_is_the_mechanism_with_cosines_for_scores(name):
     layer, x = laws.layer(name), laws.inputs()
     mechanism, g = BOUNDED[name].__mro__[1], int(name.split("-")[1])
@@ -342,6 +367,21 @@ def test_no_weight_of_a_bounded_softmax_is_more_than_e_to_the_2g_times_another()
     assert (A.amax(-1) / A.amin(-1)).max() <= math.exp(4)
     A = laws.layer("vanilla").attention_map(x)[..., -1, :]
     assert (A.amax(-1) / A.amin(-1)).max() > math.exp(4)
+
+
+@pytest.mark.parametrize("name, base", [("rms-qk", "vanilla"), ("rms-qk-differential", "differential")])
+def test_normed_queries_and_keys_bound_the_scores(name, base):
+    layer, plain, x = laws.layer(name), laws.layer(base), 100 * laws.inputs()  # ε hardly counts
+    q, k = (heads_of(z) for z in layer.qkv(x)[..., : 2 * C].chunk(2, -1))
+    q, k = (z / z.square().mean(-1, keepdim=True).sqrt() for z in (q, k))
+    q, k = layer.q_norm.weight * q, layer.k_norm.weight * k
+    S = Attention.rotate(plain, q, 0) @ Attention.rotate(plain, k, 0).mT / math.sqrt(D)
+    q, k, v = layer.project(x)
+    torch.testing.assert_close(q @ k.mT / math.sqrt(D), S)
+    bound = math.sqrt(D) * layer.q_norm.weight.abs().max() * layer.k_norm.weight.abs().max()
+    assert bound / 4 < S.abs().max() <= bound
+    plain.load_state_dict(layer.state_dict(), strict=False)
+    torch.testing.assert_close(layer.mix(x, q, k, v), plain.mix(x, q, k, v))
 
 
 def both_maps(layer, x):
@@ -440,7 +480,7 @@ def forgotten(q0, k0):
     return torch.tensor([[sum(S0[t][j] for t in range(j + 1, i)) * (j > 0) for j in range(T)] for i in range(T)])
 
 
-@pytest.mark.parametrize("name", SELECTIONS)
+@pytest.mark.parametrize("name", ["selective", "selective-differential"])
 @torch.no_grad()
 def test_what_earlier_tokens_pointed_at_is_taken_from_all_scores(name):
     layer, x = laws.layer(name), laws.inputs(7, B=1)
@@ -479,6 +519,95 @@ def test_factored_is_two_attentions_with_the_same_values():
     second = causal(q[:, 1::2], k[:, 1::2]) @ v
     y = (first - layer.lam * second).transpose(1, 2).flatten(2)
     torch.testing.assert_close(layer(x), y @ out.T)
+
+
+def test_forgetting_subtracts_what_was_forgotten_since():
+    layer, x = laws.layer("forgetting"), laws.inputs(7, B=1)
+    q, k, _ = layer.project(x)
+    f = torch.sigmoid(x[0] @ layer.forget.weight.T + layer.b)  # TH
+    past = torch.zeros(H, 7, 7, dtype=x.dtype)
+    for i in range(7):
+        for j in range(i):
+            past[:, i, j] = f[j + 1 : i + 1].prod(0).log()
+    S = q @ k[..., :D].mT / math.sqrt(D) + past
+    A = softmax(S.masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf))
+    torch.testing.assert_close(layer.attention_map(x), A)
+
+
+@pytest.mark.parametrize("L", [64, 1024])
+def test_forgetting_begins_with_a_factor_of_e_per_window(L):
+    layer = ATTENTION["forgetting"](GPTConfig("forgetting", block_size=L), 0)
+    ln_f = layer.project(torch.zeros(1, L, 128))[1][..., -1]
+    assert ln_f[:, :, 1:].sum(-1).flatten().tolist() == pytest.approx([-1] * 4, abs=0.03)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_forgetting_is_as_exact_in_bfloat16_as_vanilla_when_half_is_forgotten_at_every_token(fused):
+    layers = [laws.layer(name, fused, block_size=256).float() for name in ("vanilla", "forgetting")]
+    for p in (layers[1].b, layers[1].forget.weight):
+        torch.nn.init.zeros_(p)
+    x, errors = laws.inputs(256, B=1).float(), []
+    for layer in layers:
+        exact = layer.attention_map(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            errors.append((layer.attention_map(x) - exact).abs().sum(-1).mean())
+    assert errors[1] < 1.5 * errors[0]
+
+
+def test_dint_adds_the_mean_of_the_rows_so_far_so_that_rows_sum_to_one():
+    layer, x = laws.layer("dint"), laws.inputs()
+    q, k, _ = layer.project(x)
+    A1, A2 = pairs(causal(q, k[..., :D]))
+    G = torch.stack([A1[:, :, : i + 1].mean(2) for i in range(11)], 2)
+    A = layer.attention_map(x)
+    torch.testing.assert_close(A, A1 - layer.lam * A2 + layer.lam * G)
+    torch.testing.assert_close(A.sum(-1), torch.ones_like(A[..., 0]))
+    torch.testing.assert_close(layer.both_maps(x), (A1, A2))
+
+
+def test_all_heads_of_grouped_share_one_noise_map():
+    layer, x = laws.layer("grouped"), laws.inputs()
+    q, k, _ = layer.project(x)
+    noise = causal(*layer.rotate(heads_of(layer.noise(x)), 0).chunk(2, 1))  # B1TT
+    subtracted = (causal(q[:, :H], k[:, :H]) - layer.attention_map(x)) / layer.lam
+    torch.testing.assert_close(subtracted, noise.expand_as(subtracted))
+
+
+def test_grouped_begins_with_the_lambda_and_the_norm_of_differential():
+    ours, theirs = (ATTENTION[name](GPTConfig(name, **laws.SMALL), 3) for name in ("grouped", "differential"))
+    assert ours.lam.flatten().tolist() == pytest.approx([theirs.lam_init] * H)
+    y = torch.randn(2, H, 5, D)
+    torch.testing.assert_close(ours.norm(y), (1 - theirs.lam_init) * F.rms_norm(y, (D,), eps=1e-5))
+
+
+def test_gated_opens_and_closes_channels_of_vanilla():
+    layer, x = laws.layer("gated"), laws.inputs()
+    q, k, v = layer.project(x)
+    y = (causal(q, k) @ v).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(layer(x), layer.out(y * torch.sigmoid(x @ layer.gate.weight.T)))
+
+
+def test_xsa_is_vanilla_without_what_is_parallel_to_the_own_value():
+    layer, x = laws.layer("xsa"), laws.inputs()
+    q, k, v = layer.project(x)
+    y = layer.mix(x, q, k, v)
+    torch.testing.assert_close((y * v).sum(-1), torch.zeros_like(y[..., 0]))
+    removed = causal(q, k) @ v - y
+    torch.testing.assert_close(F.cosine_similarity(removed, v, dim=-1).abs(), torch.ones_like(y[..., 0]))
+
+
+def test_ssmax_begins_as_vanilla_in_its_last_row():
+    x = laws.inputs(16)
+    ours, vanilla = (laws.gpt(name).blocks[0].attention.attention_map(x) for name in ("ssmax", "vanilla"))
+    torch.testing.assert_close(ours[:, :, 15], vanilla[:, :, 15])
+    assert not torch.allclose(ours[:, :, 14], vanilla[:, :, 14])
+    assert laws.layer("ssmax", block_size=1)(laws.inputs(1)).isfinite().all()
+
+
+def test_cog_has_both_signs():
+    A = laws.layer("cog").attention_map(laws.inputs())
+    assert (A < 0).any() and (A > 0).any()
+    torch.testing.assert_close(A.abs().sum(-1), torch.ones_like(A[..., 0]))
 
 
 def test_softmax1_but_last_is_softmax1_in_all_other_layers():
@@ -530,13 +659,13 @@ def test_the_penalty_is_the_mean_cosine_of_the_two_maps():
     assert not layer.qkv.weight.grad.any(), "no penalty outside of training"
 
 
-@pytest.mark.parametrize("name", ["exp-minus-one", "softpick"])
-def test_large_scores_do_not_overflow_and_small_ones_give_nothing(name):
+@pytest.mark.parametrize("name, last", [("exp-minus-one", 0), ("softpick", 0), ("cog", -3)])
+def test_large_scores_do_not_overflow(name, last):
     layer = laws.layer(name)
     q = torch.tensor([[1e4], [1e4], [-1e4]]).view(1, 1, 3, 1).requires_grad_()
     k, v = torch.ones(1, 1, 3, 1), torch.tensor([1.0, 3.0, 5.0]).view(1, 1, 3, 1)
     y = layer.mix(None, q, k, v)
-    assert y.flatten().tolist() == pytest.approx([1, 2, 0])
+    assert y.flatten().tolist() == pytest.approx([1, 2, last])
     y.sum().backward()
     assert q.grad.isfinite().all()
 
