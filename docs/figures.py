@@ -208,6 +208,8 @@ def contrast(figure, left, right):
         A = (g * S).softmax(0).numpy()[:, None] - lam / 64
         right.plot(lam, abs(A[0]) / abs(A[1:]).mean(0), color="k", ls=style, label=f"g = {g}")
     right.set(yscale="log", xlabel="λ", ylabel="weight asked for ÷ mean of the others", title="contrast")
+    right.set_yticks((3, 5, 10, 20, 40), (3, 5, 10, 20, 40), minor=False)
+    right.set_yticks((), minor=True)
     for ax in (left, right):
         ax.legend(fontsize=8)
         ax.grid(alpha=0.3)
