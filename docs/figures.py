@@ -78,9 +78,9 @@ def head(figure, ax):
     box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": "0.3"}
     for x, y, text in (
         (1.2, 3.3, "softmax(Q₁K₁ᵀ/√D)"),
-        (1.2, 1.1, "softmax(Q₂K₂ᵀ/√D)"),
+        (1.2, 1.1, "λ softmax(Q₂K₂ᵀ/√D)"),
         (7.55, 2.2, "times V"),
-        (8.95, 2.2, "norm per\nhead"),
+        (8.95, 2.2, "head\nnorm"),
     ):
         ax.text(x, y, text, ha="center", va="center", fontsize=10, bbox=box)
     arrows = [
@@ -203,7 +203,11 @@ def contrast(figure, left, right):
     left.bar(x, (row - shared)[:32], bottom=shared[:32], color="C1", label="A above 0")
     left.bar(x, (row - even)[:32].clip(max=0), color="C0", label="A below 0")
     left.axhline(0, color="k", lw=0.8)
-    left.set(xlabel="token (0 is asked for)", ylabel="weight", title="g = 2, minus a uniform map, λ = 0.8")
+    left.set(
+        xlabel="the first 32 of 64 tokens (0 is asked for)",
+        ylabel="weight",
+        title="g = 2, minus a uniform map, λ = 0.8",
+    )
     for g, style in ((1, ":"), (2, "--"), (4, "-")):
         A = (g * S).softmax(0).numpy()[:, None] - lam / 64
         right.plot(lam, abs(A[0]) / abs(A[1:]).mean(0), color="k", ls=style, label=f"g = {g}")
