@@ -68,11 +68,11 @@ def head(figure, ax):
     n, lam = 10, 0.8
     future, keys = torch.ones(n, n).triu(1).bool(), torch.nn.functional.normalize(torch.randn(8, n), dim=0)
     queries = torch.nn.functional.normalize(torch.randn(2, n, 8), dim=-1)
-    A1, A2 = (5 * queries @ keys).masked_fill(future, -math.inf).softmax(-1)
+    A1, A2 = (2.5 * queries @ keys).masked_fill(future, -math.inf).softmax(-1)
     maps = [(2.6, 2.55, "A₁", A1), (2.6, 0.35, "λA₂", lam * A2), (5.15, 1.45, "A = A₁ − λA₂", A1 - lam * A2)]
     for x, y, title, A in maps:
         inset = ax.inset_axes((x, y, 1.5, 1.5), transform=ax.transData)
-        inset.imshow(np.ma.array(A, mask=future), cmap=signed_colors(), vmin=-0.5, vmax=0.5)
+        inset.imshow(np.ma.array(A, mask=future), cmap=signed_colors(), vmin=-0.4, vmax=0.4)
         inset.set(xticks=[], yticks=[], facecolor="0.88")
         inset.set_title(title, fontsize=11, pad=3)
     box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": "0.3"}
