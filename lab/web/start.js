@@ -1,0 +1,27 @@
+// What the buttons of the guided steps do, and the first drawing.
+
+const taskPair = task.models.find(model => model.pairs), boundedPair = () => text.groups[0].find(model => model.pairs);
+const DO = {
+  name: () => at("list").focus(),
+  lambda: () => { const edits = newEdits(); edits.lam[task.layer] = 0; setEdits(taskPair, edits); },
+  negative: () => setEdits(taskPair, { ...newEdits(), negative: false }),
+  free: () => setGroup(text.groups.indexOf(text.group) ? 0 : text.groups.length - 1),
+  zeros: () => setSketch({ ...EXAMPLES["by hand: 2, 1, 0 and 0, 1, 0"], lam: .425 }),
+};
+document.querySelectorAll("button[data-do]").forEach(button => {
+  button.onclick = DO[button.dataset.do];
+  button.hidden = { lambda: !taskPair, negative: !taskPair, free: text.groups.length < 2 }[button.dataset.do] ?? false;
+});
+
+if (text.groups.length) { buildHead(); buildText(); }
+if (task.models.length) buildTask();
+[["task", task.models], ["part-text", text.groups], ["head", text.groups]].forEach(([id, list]) => { if (!list.length) at(id).hidden = true; });
+buildSketch();
+let width = innerWidth;
+window.onresize = () => {
+  if (innerWidth === width) return;
+  width = innerWidth;
+  if (task.models.length) showTask();
+  if (text.groups.length) showHead();
+  showSketch();
+};
