@@ -53,15 +53,15 @@ function choices(parent, names, chosen, change) {
   parent.children[focused]?.focus();
 }
 
-// A row of weights as bars over their labels: orange above zero, blue with a minus below. In pixels of its parent.
-function drawRow(svg, values, labels, mark = -1, height = 84) {
+// A row of weights as bars over their labels: orange above zero, blue with a minus below; on the scale of `others`, too.
+function drawRow(svg, values, labels, mark = -1, others = [], height = 96) {
   const n = values.length, width = Math.max(svg.parentNode.clientWidth || 320, 9 * n), step = Math.min(width / n, 70);
-  const hi = Math.max(...values, 0), lo = Math.min(...values, 0), scale = (height - 44) / (hi - lo || 1), zero = 13 + hi * scale;
+  const [hi, lo] = [Math.max, Math.min].map(of => of(...values, ...others, 0)), scale = (height - 44) / (hi - lo || 1), zero = 13 + hi * scale;
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.style.width = `${width}px`;
   const text = (x, y, content, size = 11) => draw(svg, "text", { x, y, "text-anchor": x < 18 ? "start" : x > width - 18 ? "end" : "middle", style: `font-size: ${size}px` }, content);
-  const extremes = [hi, lo].map(a => values.indexOf(a));
+  const extremes = [Math.max, Math.min].map(of => values.indexOf(of(...values))).filter((i, k) => k === 0 || values[i] < 0);
   values.forEach((a, i) => {
     const x = i * step + step / 2, size = Math.max(Math.abs(a) * scale, .7), wide = Math.min(step * .8, 24);
     const bar = draw(svg, "rect", { x: x - wide / 2, y: a < 0 ? zero : zero - size, width: wide, height: size, style: `fill: ${colour(signed(a))}` });
@@ -77,10 +77,10 @@ function drawRow(svg, values, labels, mark = -1, height = 84) {
 function rowFigure(parent, title) {
   const figure = add(parent, "figure"), heading = add(figure, "figcaption", title), box = add(figure, "div", "", { class: "scroll" });
   const svg = draw(box, "svg", { role: "img" }), said = add(figure, "small");
-  return { show(values, labels, words, mark, name = title) {
+  return { show(values, labels, words, mark, { name = title, others } = {}) {
     heading.textContent = name;
     svg.setAttribute("aria-label", `${name}: ${words}`);
-    drawRow(svg, values, labels, mark);
+    drawRow(svg, values, labels, mark, others);
     said.textContent = words;
   } };
 }

@@ -37,7 +37,7 @@ function buildHead() {
   ARROWS.forEach(d => draw(svg, "path", { d, class: "thin", "marker-end": "url(#arrow)" }));
   draw(svg, "text", { x: 175, y: 16, "text-anchor": "middle" }, "all letters up to the query");
   draw(svg, "text", { x: 84, y: 300, style: "font-size: 18px" }, "−");
-  draw(svg, "text", { x: 295, y: 398, "text-anchor": "middle" }, "to the output matrix");
+  draw(svg, "text", { x: 348, y: 398, "text-anchor": "end" }, "to the output matrix");
   for (const [part, [x, y, title, about]] of Object.entries(PARTS)) {
     const group = draw(svg, "g", { tabindex: 0, role: "button", "aria-label": `${title}: ${about}`, class: "part", id: `part-${part}` });
     draw(group, "rect", { x, y, width: 106, height: 58, rx: 6 });
@@ -56,6 +56,19 @@ function miniature(parent, row, x, y) {
   row.forEach((a, i) => draw(parent, "rect", { x: x + i * step, y: y + (hi - Math.max(a, 0)) * scale, width: step * .8, height: Math.max(.5, Math.abs(a) * scale), style: `fill: ${colour(signed(a))}` }));
 }
 
+// The letters with the largest weights, and what each step makes of them.
+function showTable({ S, A, lam, a }) {
+  const columns = { S0: ["S₁", S[0]], A0: ["A₁", A[0]], S1: ["S₂", S[1]], A1: ["A₂", A[1]], lam: ["λA₂", A[1].map(x => lam * x)], A: ["A", a] };
+  const best = [...a.keys()].sort((i, j) => Math.abs(a[j]) - Math.abs(a[i])).slice(0, 6), table = at("steps");
+  table.replaceChildren();
+  const line = (tag, words) => {
+    const row = add(table, "tr");
+    words.forEach(([part, word]) => add(row, tag, word, part === diagram.part ? { class: "chosen" } : {}));
+  };
+  line("th", [["", "letter"], ...Object.entries(columns).map(([part, [name]]) => [part, name])]);
+  for (const i of best) line("td", [["", `${visible(text.tokens[i])} (${i + 1})`], ...Object.entries(columns).map(([part, [, row]]) => [part, num(row[i])])]);
+}
+
 function showHead() {
   const model = subtracting();
   at("head").hidden = !model;
@@ -70,5 +83,7 @@ function showHead() {
   at("part-about").textContent = `${about}.`;
   at("head-said").textContent = `${model.name}, layer ${text.layer}, head ${model.head}, query “${visible(text.tokens[text.row])}” (letter ${text.row + 1} of ${text.tokens.length})`;
   const scaled = diagram.part[0] === "S" ? model.bound ? ` with ${model.bound} cos(q, k)` : model.layers[0].g ? " with g cos(q, k)" : "/√D" : "";
-  diagram.figure.show(row, letters, words, -1, title + scaled);
+  at("part-lam").children[1].textContent = `times λ = ${num(steps.lam)}`;
+  showTable(steps);
+  diagram.figure.show(row, letters, words, -1, { name: title + scaled });
 }

@@ -35,11 +35,13 @@ function firstChange(a, b, n) {
 
 const likeliest = p => p.indexOf(Math.max(...p));
 
+// The name beside others of the same bound.
+const shortName = ({ name, bound }) => bound ? name.replace(/^bounded-\d+-?/, "") || "vanilla" : name;
+
 // A card with the model's name, and places for what the parts of the page show in it.
 function makeCard(parent, model) {
   const card = add(parent, "article");
-  add(card, "h3", model.name);
-  add(card, "small", model.about);
+  add(card, "h3", shortName(model), { title: `${model.name}: ${model.about}` });
   model.said = add(card, "p", "", { class: "answer", "aria-live": "polite" });
   return card;
 }

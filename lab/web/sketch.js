@@ -29,12 +29,16 @@ function showSketch() {
   const [A1, A2] = sketch.typed.map(weightsOf), { lam, n } = sketch, A = minus(A1, A2, lam), first = likeliest(A1);
   const range = Math.log(Math.max(...A1) / Math.min(...A1)), labels = n > 64 ? [] : A1.map((_, i) => n > 30 && (i + 1) % 8 ? "" : i + 1);
   const about = row => `sum ${num(sum(row))}, ${num(effective(row))} effective tokens`;
-  sketch.figures[0].show(A1, labels, about(A1), first);
-  sketch.figures[1].show(A2.map(a => lam * a), labels, `sum ${num(lam)}`, first);
-  sketch.figures[2].show(A, labels, `${about(A)}, negative: ${A.filter(a => a < 0).length} of ${n}`, first);
+  at("sketch-rows").classList.toggle("cards", n <= 16);
+  const second = A2.map(a => lam * a), others = [...A1, ...second, ...A];
+  sketch.figures[0].show(A1, labels, about(A1), first, { others });
+  sketch.figures[1].show(second, labels, `sum ${num(lam)}`, first, { others });
+  sketch.figures[2].show(A, labels, `${about(A)}, negative: ${A.filter(a => a < 0).length} of ${n}`, first, { others });
   drawContrast(A1, A2, first, range);
   const most = contrast(A, first), others = A.filter((_, i) => i !== first), gone = others.every(a => Math.abs(a) < 2e-3 * Math.abs(A[first]));
-  at("sketch-said").textContent = `Δ = ${num(range)}: no weight of a softmax is more than e^Δ = ${num(Math.exp(range))} times another. The weight of token ${first + 1} is ${num(contrast(A1, first))} times the mean of the others in A₁, and ${num(most)} times in A, ${most > Math.exp(range) ? "above" : "below"} the bound.`
+  at("range").textContent = num(range);
+  at("bound").textContent = num(Math.exp(range));
+  at("sketch-said").textContent = `The weight of token ${first + 1} is ${num(contrast(A1, first))} times the mean of the others in A₁, and ${num(most)} times in A, ${most > Math.exp(range) ? "above" : "below"} the bound.`
     + (gone ? ` The ${others.length > 1 ? "others vanish together" : "other one vanishes"}: there A₁ is λ times A₂.` : "");
 }
 

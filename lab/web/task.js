@@ -34,8 +34,23 @@ function shuffled(list) {
 
 // Ask about the list; the second one is dealt unless it is given.
 function ask(first, answer = first[Math.floor(Math.random() * first.length)], second = shuffled(first.filter(c => c !== answer))) {
-  Object.assign(task, { first, answer, tokens: [...first, "|", ...second, "?"].map(c => c.charCodeAt(0)) });
+  Object.assign(task, { first, answer, tokens: question(first, second) });
   showTask();
+}
+
+const question = (first, second) => [...first, "|", ...second, "?"].map(c => c.charCodeAt(0));
+
+// How many of 50 other lists as long as this one does each model, as it is changed, answer right?
+function askMany() {
+  const lists = Array.from({ length: 50 }, () => shuffled(known).slice(0, task.first.length));
+  for (const model of task.models) {
+    const memory = newMemory(model, model.edits);
+    const right = lists.filter(([answer, ...second]) => {
+      const tokens = question(shuffled([answer, ...second]), second);
+      return likeliest(probabilities(model, forward(model, memory, tokens), tokens.length - 1)) === answer.charCodeAt(0);
+    });
+    model.score.textContent = `right in ${right.length} of 50 other lists of ${task.first.length} letters`;
+  }
 }
 
 function typeList(list) {
@@ -53,6 +68,7 @@ function buildTask() {
     if (list.length > 2) ask(list);
   };
   at("shuffle").onclick = () => ask(task.first);
+  at("many").onclick = askMany;
   at("new-list").onclick = () => {
     const list = shuffled(known).slice(0, Math.min(12, room));
     typeList(list);
@@ -61,12 +77,15 @@ function buildTask() {
   for (const model of task.models) {
     const card = makeCard(at("task-models"), model);
     model.next = add(card, "div", "", { class: "bars" });
-    model.rows = Array.from({ length: headsOf(model) }, (_, head) => rowFigure(card, `head ${head}`));
+    model.score = add(card, "p", "", { "aria-live": "polite" });
     makeControls(add(card, "div"), model, showTask);
+    const rows = add(at("task-rows"), "div");
+    model.rows = Array.from({ length: headsOf(model) }, (_, head) => rowFigure(rows, `head ${head}`));
+    add(rows, "small", `${model.name}: ${model.about}`);
   }
   const isExample = room > 11 && known.includes("X"), start = isExample ? [..."GEPIMAXRWTKB"] : shuffled(known).slice(0, Math.min(5, room));
   typeList(start);
-  isExample ? ask(start, "M", [..."PAGIEXRWTKB"]) : ask(start);
+  isExample ? ask(start, "W", [..."TPKAXMGBRIE"]) : ask(start);
 }
 
 function showTask() {
@@ -75,6 +94,7 @@ function showTask() {
   choices(at("take"), first, first.indexOf(answer), i => ask(first, first[i]));
   choices(at("task-layer"), one.layers.map((_, i) => i), layer, i => { task.layer = i; showTask(); });
   for (const model of task.models) {
+    model.score.textContent = "";
     const memory = think(model, tokens), last = tokens.length - 1, L = model.config.block_size;
     showNext(model.next, model, last, answer.charCodeAt(0), 4);
     const p = probabilities(model, memory, last), said = likeliest(p), right = said === answer.charCodeAt(0);
@@ -84,7 +104,7 @@ function showTask() {
       const row = [...memory.layers[layer].A[head].slice(last * L, last * L + last + 1)], n = first.length;
       const parts = [["first list", 0, n], ["bar", n, n + 1], ["second list", n + 1, last], ["?", last, last + 1]];
       const words = parts.map(([name, from, to]) => `${name} ${num(sum(row.slice(from, to)))}`).join(", ");
-      figure.show(row, tokens.map(visible), words, first.indexOf(answer), `Weights of “?”, layer ${layer}, head ${head}`);
+      figure.show(row, tokens.map(visible), words, first.indexOf(answer), { name: `${model.name}, layer ${layer}, head ${head}` });
     });
   }
 }

@@ -1,7 +1,12 @@
 // Part 2 of the page: models of text, side by side with others of the same bound on their scores.
 
 const text = { groups: groupsOf(models.filter(model => !model.missing)), group: [], tokens: [], row: 0, layer: 0 };
-const TRIES = ["To be, or not to be: that is the question:", "KING HENRY:\nGood morrow, neighb", "never, never, never, nev", "eeeeeeeeeeeeeeee"];
+const TRIES = {
+  "ROMEO:\nGood morrow, neighb": "A word cut short: which letters does the last one look at, in which layer?",
+  "never, never, never, nev": "A word again and again: does a head find the letter behind the earlier “nev”?",
+  "eeeeeeeeeeeeeeee": "All letters are equal: only their distance to the query can tell them apart.",
+  "To be, or not to be: that is the question:": "Choose the second “b” or the “q”: what could come next?",
+};
 let size = 0;  // tokens in the maps that are drawn
 
 // Lists of models of one bound each, the tightest first, free scores last; those that subtract come first.
@@ -14,14 +19,15 @@ const nameOf = ([{ bound }]) => bound ? `scores bounded to ±${bound}` : "free s
 
 function buildText() {
   at("text").value = data.text;
-  at("text").oninput = () => { read(); showText(); };
-  TRIES.forEach(words => add(at("tries"), "button", words.replace("\n", " "), { type: "button" }).onclick = () => {
+  at("text").oninput = () => { at("hint").textContent = ""; read(); showText(); };
+  for (const [words, hint] of Object.entries(TRIES)) add(at("tries"), "button", words.replace("\n", " "), { type: "button" }).onclick = () => {
     at("text").value = words;
     at("text").oninput();
-  });
+    at("hint").textContent = hint;
+  };
   text.layer = Math.max(0, Math.min(...models.filter(model => !model.missing).map(model => model.layers.length)) - 1);
   for (const a of [-1, -.1, -.01, 0, .01, .1, 1])
-    add(add(at("scale"), "span"), "i", a < 0 ? "−" : "", { style: `background: ${colour(signed(a), strength(a))}` }).after(num(a));
+    add(add(at("scale"), "span"), "i", a < 0 ? "−" : "", { style: `background: ${colour(signed(a), strength(a))}` }).after(String(a).replace("-", "−"));
   matchMedia("(prefers-color-scheme: dark)").onchange = () => text.group.forEach(showMaps);
   setGroup(0);
 }
@@ -39,6 +45,7 @@ function setGroup(i) {
     model.title = add(card, "h4");
     model.next = add(card, "div", "", { class: "bars" });
     makeControls(add(card, "div"), model, showText);
+    add(card, "small", `${model.name}: ${model.about}`);
   }
   read();
   showText();
@@ -57,7 +64,7 @@ function showText() {
     think(model, text.tokens);
     const before = loss(model, model.trained), after = loss(model, model.changed);
     model.said.textContent = text.tokens.length < 2 ? "loss: of two letters or more"
-      : `loss ${num(before)}${isEdited(model) ? ` → ${num(after)}` : ""} nats per letter of this text`;
+      : `loss ${num(before)}${isEdited(model) ? ` → ${num(after)}` : ""} nats per letter`;
   }
   choices(at("layer"), text.group[0].layers.map((_, i) => i), text.layer, i => { text.layer = i; showText(); });
   for (const model of text.group)
@@ -119,7 +126,7 @@ function showTokens() {
     button.tabIndex = i === row ? 0 : -1;
     button.ariaPressed = i === row;
   });
-  at("tokens-said").textContent = `Choose the query, the letter that looks back. Colours: what head ${model.head} of ${model.name} gives to each letter.`;
+  at("tokens-said").textContent = `Choose the query, the letter that looks back. Colours: what layer ${text.layer}, head ${model.head} of ${shortName(model)} gives to each letter.`;
   if (focused) parent.children[row].focus({ preventScroll: true });
 }
 
