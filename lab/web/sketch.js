@@ -30,10 +30,10 @@ function showSketch() {
   const range = Math.log(Math.max(...A1) / Math.min(...A1)), labels = n > 64 ? [] : A1.map((_, i) => n > 30 && (i + 1) % 8 ? "" : i + 1);
   const about = row => `sum ${num(sum(row))}, ${num(effective(row))} effective tokens`;
   at("sketch-rows").classList.toggle("cards", n <= 16);
-  const second = A2.map(a => lam * a), others = [...A1, ...second, ...A];
-  sketch.figures[0].show(A1, labels, about(A1), first, { others });
-  sketch.figures[1].show(second, labels, `sum ${num(lam)}`, first, { others });
-  sketch.figures[2].show(A, labels, `${about(A)}, negative: ${A.filter(a => a < 0).length} of ${n}`, first, { others });
+  const second = A2.map(a => lam * a), scale = { others: [...A1, ...second, ...A] };
+  sketch.figures[0].show(A1, labels, about(A1), first, scale);
+  sketch.figures[1].show(second, labels, `sum ${num(lam)}`, first, scale);
+  sketch.figures[2].show(A, labels, `${about(A)}, negative: ${A.filter(a => a < 0).length} of ${n}`, first, scale);
   drawContrast(A1, A2, first, range);
   const most = contrast(A, first), others = A.filter((_, i) => i !== first), gone = others.every(a => Math.abs(a) < 2e-3 * Math.abs(A[first]));
   at("range").textContent = num(range);
