@@ -55,7 +55,7 @@ function choices(parent, names, chosen, change) {
 
 // A row of weights as bars over their labels: orange above zero, blue with a minus below; on the scale of `others`, too.
 function drawRow(svg, values, labels, mark = -1, others = [], height = 96) {
-  const n = values.length, width = Math.max(svg.parentNode.clientWidth || 320, 9 * n), step = Math.min(width / n, 70);
+  const n = values.length, width = Math.max(svg.parentNode.clientWidth || 320, 7 * n), step = Math.min(width / n, 70);
   const [hi, lo] = [Math.max, Math.min].map(of => of(...values, ...others, 0)), scale = (height - 44) / (hi - lo || 1), zero = 13 + hi * scale;
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -68,7 +68,7 @@ function drawRow(svg, values, labels, mark = -1, others = [], height = 96) {
     draw(bar, "title", {}, `${labels[i] ?? i + 1}: ${num(a)}`);
     if (a < 0 && size > 7) draw(svg, "path", { d: `M${x - wide / 4},${zero + size / 2}h${wide / 2}`, style: `stroke: ${colour("card")}; stroke-width: 1.5` });
     if (n <= 8 || extremes.includes(i)) text(x, a < 0 ? zero + size + 11 : zero - size - 3, num(a), 10.5);
-    if (labels[i]) draw(svg, "text", { x, y: height - 4, "text-anchor": "middle", class: i === mark ? "mark" : "", style: `font-size: ${Math.min(14, step * 1.4)}px` }, labels[i]);
+    if (labels[i]) draw(svg, "text", { x, y: height - 4, "text-anchor": "middle", class: i === mark ? "letter mark" : "letter", style: `font-size: ${Math.min(14, step * 1.4)}px` }, labels[i]);
   });
   draw(svg, "path", { d: `M0,${zero}h${n * step}`, class: "thin" });
 }

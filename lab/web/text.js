@@ -39,16 +39,25 @@ function setGroup(i) {
   for (const model of text.group) {
     const card = makeCard(at("text-models"), model);
     if (model.pairs) card.classList.add("wide");
+    model.spread = add(card, "p", "", { class: "spread" });
     model.heads = add(add(card, "div", "Head ", { class: "row faint" }), "span", "", { class: "row" });
     model.maps = add(card, "div", "", { class: "maps" });
     (model.pairs ? ["A₁", "λA₂", "A"] : ["A"]).forEach(name => addMap(model, name));
-    model.title = add(card, "h4");
-    model.next = add(card, "div", "", { class: "bars" });
-    makeControls(add(card, "div"), model, showText);
+    const under = add(card, "div", "", { class: "cards" }), next = add(under, "div");
+    model.title = add(next, "h4");
+    model.next = add(next, "div", "", { class: "bars" });
+    makeControls(add(under, "div"), model, showText);
     add(card, "small", `${model.name}: ${model.about}`);
   }
   read();
   showText();
+}
+
+// Means over all rows, heads and layers, as trained or changed.
+function spreadOf({ changed, config: { block_size: L } }) {
+  const rows = changed.layers.flatMap(({ A }) => A.flatMap(a => text.tokens.map((_, t) => [...a.subarray(t * L, t * L + t + 1)])));
+  const seen = rows.filter(row => row.some(a => a));
+  return `over all rows ${num(mean(seen.map(effective)))} effective tokens of ${num((text.tokens.length + 1) / 2)}, negative mass ${percent(mean(seen.map(negativeMass)))}`;
 }
 
 function read() {
@@ -65,6 +74,7 @@ function showText() {
     const before = loss(model, model.trained), after = loss(model, model.changed);
     model.said.textContent = text.tokens.length < 2 ? "loss: of two letters or more"
       : `loss ${num(before)}${isEdited(model) ? ` → ${num(after)}` : ""} nats per letter`;
+    model.spread.textContent = spreadOf(model);
   }
   choices(at("layer"), text.group[0].layers.map((_, i) => i), text.layer, i => { text.layer = i; showText(); });
   for (const model of text.group)
