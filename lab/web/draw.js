@@ -5,7 +5,7 @@ const at = id => document.getElementById(id);
 const sum = list => list.reduce((a, b) => a + b, 0);
 const colour = (name, alpha = 1) => `rgb(var(--${name}) / ${alpha})`;
 const signed = a => a < 0 ? "negative" : "positive";
-const SUPERSCRIPTS = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 
 // A number with digits enough that only 0 is shown as zero.
 function num(a) {
@@ -13,7 +13,7 @@ function num(a) {
   if (size === 0 || !Number.isFinite(a)) return Number.isNaN(a) ? "–" : size ? "∞" : "0";
   if (size >= 1e5 || size < 1e-4) {
     const [digits, power] = a.toExponential(1).split("e");
-    return `${digits.replace("-", "−")}·10${[...power.replace("+", "")].map(c => SUPERSCRIPTS[c]).join("")}`;
+    return `${digits.replace("-", "−")}·10${[...power.replace("+", "")].map(c => RAISED[c]).join("")}`;
   }
   return (size < 0.1 ? a.toPrecision(2) : a.toFixed(size < 1 ? 3 : size < 10 ? 2 : size < 100 ? 1 : 0)).replace("-", "−");
 }

@@ -21,7 +21,7 @@ function weightsOf(typed) {
   return [...S];
 }
 
-// The weight of token `first`, without its sign, divided by the mean of the others'.
+// The weight of token `first`, without its sign, divided by the mean of the others'; NaN where all are zero.
 const contrast = (row, first) => Math.abs(row[first]) / mean(row.filter((_, i) => i !== first).map(Math.abs));
 const minus = (A1, A2, lam) => A1.map((a, i) => a - lam * A2[i]);
 
@@ -38,7 +38,7 @@ function showSketch() {
   const most = contrast(A, first), others = A.filter((_, i) => i !== first), gone = others.every(a => Math.abs(a) < 2e-3 * Math.abs(A[first]));
   at("range").textContent = num(range);
   at("bound").textContent = num(Math.exp(range));
-  at("sketch-said").textContent = `The weight of token ${first + 1} is ${num(contrast(A1, first))} times the mean of the others in A₁, and ${num(most)} times in A, ${most > Math.exp(range) ? "above" : "below"} the bound.`
+  at("sketch-said").textContent = Number.isNaN(most) ? "Everything cancels: A₁ is λA₂." : `The weight of token ${first + 1} is ${num(contrast(A1, first))} times the mean of the others in A₁, and ${num(most)} times in A, ${most > Math.exp(range) ? "above" : "below"} the bound.`
     + (gone ? ` The ${others.length > 1 ? "others vanish together" : "other one vanishes"}: there A₁ is λ times A₂.` : "");
 }
 
@@ -46,13 +46,13 @@ function showSketch() {
 function drawContrast(A1, A2, first, range) {
   const svg = at("contrast"), width = svg.parentNode.clientWidth || 320, [left, right, top, bottom] = [44, width - 8, 12, 200];
   const decades = Math.max(3, Math.ceil(range / Math.LN10) + 1), x = lam => left + lam / 1.2 * (right - left);
-  const y = a => bottom - Math.max(-.5, Math.min(decades, Math.log10(a))) / decades * (bottom - top) * .92 - 12;
+  const y = a => bottom - Math.max(-.5, Math.min(decades, Math.log10(a || 1))) / decades * (bottom - top) * .92 - 12;
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} 236`);
   const text = (x, y, words, anchor = "middle", style = "") => draw(svg, "text", { x, y, "text-anchor": anchor, style }, words);
   for (let i = 0; i <= decades; i++) {
     draw(svg, "path", { d: `M${left},${y(10 ** i)}H${right}`, class: "axis" });
-    text(left - 6, y(10 ** i) + 4, i < 4 ? 10 ** i : `10${SUPERSCRIPTS[i]}`, "end");
+    text(left - 6, y(10 ** i) + 4, i < 4 ? 10 ** i : `10${RAISED[i]}`, "end");
   }
   for (const lam of [0, .2, .4, .6, .8, 1, 1.2]) text(x(lam), 216, lam, lam > 1 ? "end" : "middle");
   text((left + right) / 2, 233, "λ");
