@@ -1,4 +1,4 @@
-"""lab.page: in a browser models give torch's numbers, also with edits; what one types stays text; it asks no network."""
+"""lab.page: in a browser models give torch's numbers, also with edits; what one types is text; it asks no network."""
 
 import html as markup
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_docs import anchors
 
 import ideas  # noqa: F401  more mechanisms
 from configurable import UsageError
@@ -20,14 +21,13 @@ from lab.show import THE_FOUR
 from lab.tasks import SYMBOLS
 from model import GPT, GPTConfig
 from prepare import prepare
-from test_docs import anchors
 from train import train
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on the PATH")
 SHAPE = {"block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
 SHOWN = (*THE_FOUR, "no-norm", "no-scale", "tied", "fixed-lambda", "head-lambda", "normed-vanilla", "cold-cosine")
-SHOWN += ("init-0.8", "lambda-zero", "bounded-2", "bounded-2-differential", "bounded-2-softmax1", "bounded-8-differential")
+SHOWN += ("init-0.8", "lambda-zero", "bounded-2", "bounded-8-differential", "bounded-2-softmax1", "bounded-2-no-norm")
 EDITS = ["negative by 0", "λ by 0"]
 TASK = {"min_items": 3, "max_items": 4, "n_symbols": 8}
 
@@ -121,7 +121,7 @@ def test_the_steps_of_a_head_are_torch_s():
     gpt, tokens = build("bounded-2-differential"), [7, 1, 7, 2, 2, 9]
     shown = exported("bounded-2-differential", gpt, checkpoint())
     script = f"""(text.tokens = {tokens}, text.layer = 1, text.group[0].head = 1, showText(), point(4),
-        [stepsOf(models[0], models[0].changed, 1, 1, 4), effective(rowOf(models[0], "A")), negativeMass(rowOf(models[0], "A"))])"""
+        [stepsOf(models[0], models[0].changed, 1, 1, 4), ...[effective, negativeMass].map(of => of(rowOf(models[0], "A")))])"""
     (steps, spread, mass), _ = opened(html(content(shown)), script)
     attention, inputs = gpt.blocks[1].attention, []
     attention.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
@@ -129,11 +129,12 @@ def test_the_steps_of_a_head_are_torch_s():
     x = inputs[0]
     A, (q, k, v) = attention.attention_map(x), attention.project(x)
     S = (q @ k.mT / attention.D**0.5)[0, 2:, 4, :5]
-    y = (A @ v)[0, 1, 4]
-    for name, there in {"S": S, "A": S.softmax(-1), "a": A[0, 1, 4, :5], "y": y, "out": attention.norm(A @ v)[0, 1, 4]}.items():
+    there = {"S": S, "A": S.softmax(-1), "a": A[0, 1, 4, :5]}
+    there |= {"y": (A @ v)[0, 1, 4], "out": attention.norm(A @ v)[0, 1, 4]}
+    for name, numbers in there.items():
         here = steps[name]
         here = [list(row.values()) for row in here] if name in "SA" else list(here.values())
-        torch.testing.assert_close(torch.tensor(here), there, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(torch.tensor(here), numbers, rtol=1e-3, atol=1e-4)
     row = A[:, 1:, 4:5, :5]  # what lab.maps says of this row alone
     assert spread == pytest.approx(effective_tokens(row).item(), rel=1e-3)
     assert mass == pytest.approx(negative_mass(row).item(), rel=1e-3)
@@ -192,7 +193,8 @@ def test_a_typed_list_is_read_and_asked():
     script = f"""{json.dumps(list(TYPED))}.map(typed => {{
         at("list").value = typed;
         at("list").oninput();
-        return [readList(typed).list.join(""), at("list-said").textContent, String.fromCharCode(...task.tokens), task.answer];
+        const says = at("list-said").textContent;
+        return [readList(typed).list.join(""), says, String.fromCharCode(...task.tokens), task.answer];
     }})"""
     found, _ = opened(html(content(*tasks("vanilla", "differential"))), script)
     asked = ""
@@ -237,16 +239,16 @@ def test_it_says_the_answer_of_both_models_and_what_the_switch_makes_of_it():
     with edited(layers, edits_for(layers, activations(gpts[1], asked)[0])["negative by 0"]):
         assert switched == [says(gpt) for gpt in gpts]
     assert min(row) < 0 == min(clamped) and checked and edits == {"lam": [None, 0], "negative": True}
-    assert all(re.fullmatch(r"right in \d+ of 50 other lists of 4 letters", score) for score in scores) and pressed == "true"
+    assert all(re.fullmatch(r"right in \d+ of 50 other lists of 4 letters", score) for score in scores)
+    assert pressed == "true"
 
 
 @browser
 def test_no_number_but_zero_is_shown_as_zero():
     numbers = [0, 1e-9, -4e-5, -0.00013, 0.0043, 0.05, 0.4249, -7.389, 41.5, 25013, 3e8]
-    found, _ = opened(html(content()), f"{numbers}.map(num).concat(chance(.99999), chance(1), percent(0), percent(1e-5))")
-    assert found == ["0", "1.0·10⁻⁹", "−4.0·10⁻⁵", "−0.00013", "0.0043", "0.050", "0.425", "−7.39", "41.5", "25013"] + [
-        "3.0·10⁸", "> 0.999", "1.00", "0 %", "0.0010 %"
-    ]  # fmt: skip
+    (found, others), _ = opened(html(content()), f"[{numbers}.map(num), [chance(.99999), chance(1), percent(1e-5)]]")
+    expected = "0, 1.0·10⁻⁹, −4.0·10⁻⁵, −0.00013, 0.0043, 0.050, 0.425, −7.39, 41.5, 25013, 3.0·10⁸"
+    assert found == expected.split(", ") and others == ["> 0.999", "1.00", "0.0010 %"]
 
 
 @browser
@@ -254,13 +256,15 @@ def test_the_sketch_has_the_numbers_of_chapters_1_and_3():
     """0.665, 0.245, 0.090 and λ 0.425; n = 64 with g = 2: 0.09077 and 0 at λ 0.909; 52 and 34 effective tokens."""
     script = """Object.values(EXAMPLES).map((example, i) => [0, [.425, .909, .8][i]].map(lam => {
         setSketch({ ...example, lam });
-        const [A1, A2] = sketch.typed.map(weightsOf), A = minus(A1, A2, lam);
-        return [A.slice(0, 3), effective(A), contrast(A, 0), A.filter(a => a < 0).length / A.length, at("sketch-said").textContent, +at("bound").textContent];
+        const [A1, A2] = sketch.typed.map(weightsOf), A = minus(A1, A2, lam), says = ["sketch-said", "bound"];
+        const below = A.filter(a => a < 0).length / A.length;
+        return [A.slice(0, 3), effective(A), contrast(A, 0), below, ...says.map(id => at(id).textContent)];
     }))"""
     (hand, needle, keys), _ = opened(html(content()), script)
-    assert hand[0][0] == pytest.approx([0.6652, 0.2447, 0.0900], abs=1e-4) and hand[0][5] == 7.39
-    assert hand[1][0] == pytest.approx([0.575, 0, 0], abs=5e-4) and hand[1][2] > 1000 and "vanish together" in hand[1][4]
-    assert needle[1][0] == pytest.approx([0.09077, 0, 0], abs=1e-4) and "vanish" in needle[1][4] and "vanish" not in needle[0][4]
+    near = pytest.approx
+    assert hand[0][0] == near([0.6652, 0.2447, 0.0900], abs=1e-4) and hand[0][5] == "7.39"
+    assert hand[1][0] == near([0.575, 0, 0], abs=5e-4) and hand[1][2] > 1000 and "vanish together" in hand[1][4]
+    assert needle[1][0] == near([0.09077, 0, 0], abs=1e-4) and ["vanish" in row[4] for row in needle] == [False, True]
     assert [round(row[1]) for row in keys] == [52, 34] and [round(row[2]) for row in keys] == [7, 14]
     assert [round(row[3], 2) for row in keys] == [0, 0.53] and "below the bound" in keys[1][4]
 
