@@ -208,6 +208,8 @@ def contrast(figure, left, right):
         A = (g * S).softmax(0).numpy()[:, None] - lam / 64
         right.plot(lam, abs(A[0]) / abs(A[1:]).mean(0), color="k", ls=style, label=f"g = {g}")
     right.set(yscale="log", xlabel="λ", ylabel="weight asked for ÷ mean of the others", title="contrast")
+    right.set_yticks((3, 5, 10, 20, 40), (3, 5, 10, 20, 40), minor=False)
+    right.set_yticks((), minor=True)
     for ax in (left, right):
         ax.legend(fontsize=8)
         ax.grid(alpha=0.3)
@@ -269,62 +271,6 @@ def mistakes(figure, ax):
     ax.grid(alpha=0.3)
 
 
-def summary(figure, left, middle, right):
-    """Chapter 8: a task that subtraction solves, noise that all values share, and text."""
-    draw_accuracies(left)
-    left.set_title("ahead: which item is missing?", fontsize=10)
-    left.legend(fontsize=7, loc="center right")
-    draw_widths(middle)
-    middle.set_title("ahead: noise that all values share", fontsize=10)
-    draw_texts(right)
-    right.set_title("behind: the next letter of a text", fontsize=10)
-    for ax in (left, middle, right):
-        ax.grid(alpha=0.3)
-
-
-def draw_accuracies(axes):
-    """Accuracy over a run: a thin line per seed, a thick one for their mean."""
-    runs = records("missing")
-    for name in THE_FOUR:
-        steps, style = runs[name][0]["evaluations"]["step"], look(name)
-        curves = np.array([one["evaluations"]["accuracy"] for one in runs[name]])
-        axes.plot(steps, curves.T, color=style["color"], lw=0.8, alpha=0.5)
-        axes.plot(steps, curves.mean(0), label=name, lw=2.2, ms=5, **style)
-    axes.axhline(1 / 12, color="0.4", ls=":", label="a guess among the items")
-    axes.set(xlabel="step", ylabel="accuracy on validation contexts", ylim=(-0.03, 1.03))
-
-
-def draw_widths(axes):
-    """Noise that all values share: the error of each seed against the channels of a value, σ = 1 and n = 16."""
-    labels = {"vanilla": "vanilla, two heads", "no-norm": "differential without its norm"}
-    for i, (name, label) in enumerate(labels.items()):
-        runs = [*records("noise-narrow")[name], *records("noise")[name]]
-        mine = [one for one in runs if (one["n_items"], one["sigma"]) == (16, 1)]
-        style = look({"no-norm": "differential"}.get(name, name)) | {"ls": "", "label": label}
-        x = [one["width"] + 5 * i + one["seed"] - 5 for one in mine]
-        axes.plot(x, [one["error"] for one in mine], mfc="none", ms=6, **style)
-    axes.axhline(1 / 17, color="0.4", ls=":", label="derived for a difference")  # σ²/(nσ² + 1)
-    axes.set(xlabel="channels of a value, of 64 in the model", xticks=(16, 32, 48), xlim=(8, 56), ylim=(0, 0.56))
-    axes.set(ylabel="error, a mark per seed")
-    axes.legend(fontsize=7, loc="center")
-
-
-def draw_texts(axes):
-    """Each mechanism's paired difference to vanilla on two texts, both at their best settings, with 95 % intervals."""
-    names = ("softmax1", "temperature", "v2", "differential")
-    for text, label, shift, fill in (("text", "Shakespeare", -0.15, "full"), ("code", "code", 0.15, "none")):
-        runs = records(text)
-        for i, name in enumerate(names):
-            of = spread(differences(runs[name], runs["vanilla"]))
-            style = {"color": look(name)["color"], "marker": look(name)["marker"], "fillstyle": fill}
-            axes.errorbar([i + shift], [of["mean"]], [of["half"]], ls="", ms=6, capsize=4, **style)
-        axes.plot([], [], ls="", marker="o", color="0.3", fillstyle=fill, label=label)
-    axes.axhline(0, color="k", lw=0.8)
-    axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set(xlim=(-0.6, 3.6), ylabel="loss − vanilla's, nats per byte")
-    axes.legend(fontsize=7, loc="upper left")
-
-
 def ideas_measured():
     """{idea: {"accuracy", "solved_at": on the task, a number per seed; "difference": of the loss on text, to vanilla's;
     "fresh": whether that is of seeds that chose nothing}}"""
@@ -346,7 +292,7 @@ def ideas_measured():
 
 
 def discussion(figure, *panels):
-    """Chapter 11: what each idea adds to the loss of text; on the left those that solve the task."""
+    """The discussion: what each idea adds to the loss of text; on the left those that solve the task."""
     rows = ideas_measured()
     names = sorted(rows, key=lambda name: rows[name]["difference"]["mean"])
     solve, most = [name for name in names if None not in rows[name]["solved_at"]], 0.09
@@ -385,7 +331,6 @@ FIGURES = {  # name: function, width and height in inches, panels
     "pole": (pole, 6.5, 3.8, 1),
     "schedule": (schedule, 6.5, 3.6, 1),
     "mistakes": (mistakes, 7, 3.8, 1),
-    "summary": (summary, 11.1, 3.6, 3),
     "discussion": (discussion, 9.5, 8.6, 2),
 }
 

@@ -252,7 +252,7 @@ def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
     if maps.is_difference(attention, inputs[layer]):
         A1 = attention.both_maps(inputs[layer])[0][0, head]
         shown = {"A₁": A1, "λA₂": A1 - shown["A"], "A = A₁ − λA₂": shown["A"]}
-    side = max(4.5, 0.2 * min(len(ids), READABLE))
+    side = max(4.5 if len(shown) == 1 else 3.2, 0.2 * min(len(ids), READABLE))
     with drawing(out / f"map-{name}.png", len(shown) * side + 1, side + 0.8, 1, len(shown)) as (figure, grid):
         words = [spelled(tokenizer.decode([i])) for i in ids.tolist()] if len(ids) <= READABLE else None
         heatmaps(figure, grid, list(shown.items()), words)
@@ -292,7 +292,8 @@ def heatmaps(figure, grid, named, words):
             axes.set_yticks(range(len(words)), words, fontsize=9, parse_math=False)
         else:
             axes.tick_params(labelsize=6)
-    figure.colorbar(image, ax=grid, label="weight (grey: the future, hidden)", shrink=0.6)
+    ticks = (-1, -0.1, -0.01, 0, 0.01, 0.1, 1)
+    figure.colorbar(image, ax=grid, label="weight (grey: the future)", shrink=0.7, ticks=ticks, format="%g")
 
 
 def draw_learned(out, entry):

@@ -12,13 +12,11 @@ import textwrap
 
 import pytest
 import test_model
-import torch
 
 import configurable
 import model
 from conftest import ROOT
 from ideas.mistakes import MISTAKES
-from train import watched
 
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -79,18 +77,6 @@ def test_its_code_runs_and_prints_what_is_shown(page):
             with contextlib.redirect_stdout(said):
                 exec(compile(text, page.name, "exec"), names)
         printed = said.getvalue().strip()
-
-
-def test_the_mechanism_of_the_readme_trains_and_its_rows_sum_to_one_plus_lambda():
-    (code,) = (text for language, text in blocks(README) if language == "python")
-    exec(code, vars(model))
-    gpt, tokens = model.GPT(model.GPTConfig(attention="sum")), torch.randint(256, (2, 9))
-    assert type(gpt.blocks[0].attention).__module__ == "model"
-    gpt(tokens, tokens).backward()
-    attention = gpt.blocks[0].attention
-    assert all(p.grad.any() for p in attention.parameters()) and watched(gpt).keys() == {"lam"}
-    sums = attention.attention_map(torch.randn(2, 9, 128)).sum(-1)
-    torch.testing.assert_close(sums, (1 + attention.lam).expand_as(sums))
 
 
 # ---------------------------------------------------------------------------- commands

@@ -17,8 +17,11 @@ def pairs(text):
         yield sign, float(size), len(size.partition(".")[2]), float(deviation)
 
 
-def test_the_tables_are_those_of_the_records():
-    assert filled(RESULTS, load()) == RESULTS, "python -m lab.report writes them"
+@pytest.mark.parametrize("page", ["lab/records/results.md", "docs/discussion.md"])
+def test_the_tables_are_those_of_the_records(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "<!-- end -->" in text
+    assert filled(text, load()) == text, f"python -m lab.report --page={page} writes them"
 
 
 def test_another_loss_changes_the_table():
