@@ -121,7 +121,8 @@ def test_the_steps_of_a_head_are_torch_s():
     gpt, tokens = build("bounded-2-differential"), [7, 1, 7, 2, 2, 9]
     shown = exported("bounded-2-differential", gpt, checkpoint())
     script = f"""(text.tokens = {tokens}, text.layer = 1, text.group[0].head = 1, showText(), point(4),
-        [stepsOf(models[0], models[0].changed, 1, 1, 4), ...[effective, negativeMass].map(of => of(rowOf(models[0], "A")))])"""
+        [stepsOf(models[0], models[0].changed, 1, 1, 4), effective(rowOf(models[0], "A")),
+        negativeMass(rowOf(models[0], "A"))])"""
     (steps, spread, mass), _ = opened(html(content(shown)), script)
     attention, inputs = gpt.blocks[1].attention, []
     attention.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
