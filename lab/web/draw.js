@@ -53,9 +53,17 @@ function choices(parent, names, chosen, change) {
   parent.children[focused]?.focus();
 }
 
+// The width of the place of an svg, measured once, as measuring makes the browser lay out the page; cleared when it changes.
+const widths = new Map();
+
+function widthOf(svg) {
+  if (!widths.get(svg)) widths.set(svg, svg.parentNode.clientWidth);
+  return widths.get(svg) || 320;
+}
+
 // A row of weights as bars over their labels: orange above zero, blue with a minus below; on the scale of `others`, too.
 function drawRow(svg, values, labels, mark = -1, others = [], height = 96) {
-  const n = values.length, width = Math.max(svg.parentNode.clientWidth || 320, 7 * n), step = Math.min(width / n, 70);
+  const n = values.length, width = Math.max(widthOf(svg), 7 * n), step = Math.min(width / n, 70);
   const [hi, lo] = [Math.max, Math.min].map(of => of(...values, ...others, 0)), scale = (height - 44) / (hi - lo || 1), zero = 13 + hi * scale;
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -85,11 +93,18 @@ function rowFigure(parent, title) {
   } };
 }
 
-// Over how many tokens a row is spread: e to the entropy of |a| / Σ|a|; and the share of Σ|a| that is below zero.
+// Over how many tokens a row is spread: e to the entropy of |a| / Σ|a|, which is ln Σ|a| − Σ |a| ln|a| / Σ|a|.
 function effective(row) {
-  const all = sum(row.map(Math.abs));
-  return Math.exp(-sum(row.map(a => a ? Math.abs(a) / all * Math.log(Math.abs(a) / all) : 0)));
+  let all = 0, logs = 0;
+  for (const a of row) if (a) { all += Math.abs(a); logs += Math.abs(a) * Math.log(Math.abs(a)); }
+  return Math.exp(Math.log(all) - logs / all);
 }
 
-const negativeMass = row => sum(row.map(a => Math.max(0, -a))) / sum(row.map(Math.abs));
+// The share of Σ|a| that is below zero.
+function negativeMass(row) {
+  let all = 0, below = 0;
+  for (const a of row) { all += Math.abs(a); if (a < 0) below -= a; }
+  return below / all;
+}
+
 const percent = share => share === 0 ? "0 %" : `${num(100 * share)} %`;

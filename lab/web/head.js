@@ -43,7 +43,7 @@ function buildHead() {
     draw(group, "rect", { x, y, width: 106, height: 58, rx: 6 });
     draw(group, "text", { x: x + 53, y: y + 15, "text-anchor": "middle" }, title);
     draw(group, "g", {});
-    const show = () => { diagram.part = part; showHead(); };
+    const show = () => { diagram.part = part; showPart(); };
     group.onpointerenter = group.onfocus = group.onclick = show;
   }
   diagram.figure = rowFigure(at("numbers"), "");
@@ -52,8 +52,9 @@ function buildHead() {
 // A row as small bars in a box of the diagram.
 function miniature(parent, row, x, y) {
   const hi = Math.max(0, ...row), lo = Math.min(0, ...row), scale = 30 / (hi - lo || 1), step = 94 / row.length;
+  const bars = is => row.map((a, i) => signed(a) === is ? `M${x + (i + .4) * step},${y + hi * scale}v${-a * scale || -.5}` : "").join("");
   parent.replaceChildren();
-  row.forEach((a, i) => draw(parent, "rect", { x: x + i * step, y: y + (hi - Math.max(a, 0)) * scale, width: step * .8, height: Math.max(.5, Math.abs(a) * scale), style: `fill: ${colour(signed(a))}` }));
+  for (const is of ["positive", "negative"]) draw(parent, "path", { d: bars(is), style: `stroke: ${colour(is)}; stroke-width: ${step * .8}` });
 }
 
 // The letters with the largest weights, and what each step makes of them.
@@ -74,16 +75,18 @@ function showHead() {
   at("head").hidden = !model;
   if (!model || !diagram.figure) return;
   const steps = stepsOf(model, model.changed, text.layer, model.head, text.row);
-  for (const [part, [x, y]] of Object.entries(PARTS)) {
-    const group = at(`part-${part}`);
-    miniature(group.lastChild, numbersOf(part, model, steps)[0], x + 6, y + 22);
-    group.classList.toggle("chosen", part === diagram.part);
-  }
+  for (const [part, [x, y]] of Object.entries(PARTS)) miniature(at(`part-${part}`).lastChild, numbersOf(part, model, steps)[0], x + 6, y + 22);
+  at("part-lam").children[1].textContent = `times λ = ${num(steps.lam)}`;
+  at("head-said").textContent = `${model.name}, layer ${text.layer}, head ${model.head}, query “${visible(text.tokens[text.row])}” (letter ${text.row + 1} of ${text.tokens.length})`;
+  showPart(model, steps);
+}
+
+// The numbers of the chosen part.
+function showPart(model = subtracting(), steps = stepsOf(model, model.changed, text.layer, model.head, text.row)) {
+  Object.keys(PARTS).forEach(part => at(`part-${part}`).classList.toggle("chosen", part === diagram.part));
   const [, , title, about] = PARTS[diagram.part], [row, letters, words] = numbersOf(diagram.part, model, steps);
   at("part-about").textContent = `${about}.`;
-  at("head-said").textContent = `${model.name}, layer ${text.layer}, head ${model.head}, query “${visible(text.tokens[text.row])}” (letter ${text.row + 1} of ${text.tokens.length})`;
   const scaled = diagram.part[0] === "S" ? model.bound ? ` with ${model.bound} cos(q, k)` : model.layers[0].g ? " with g cos(q, k)" : "/√D" : "";
-  at("part-lam").children[1].textContent = `times λ = ${num(steps.lam)}`;
   showTable(steps);
   diagram.figure.show(row, letters, words, -1, { name: title + scaled });
 }

@@ -29,7 +29,10 @@ function showSketch() {
   const [A1, A2] = sketch.typed.map(weightsOf), { lam, n } = sketch, A = minus(A1, A2, lam), first = likeliest(A1);
   const range = Math.log(Math.max(...A1) / Math.min(...A1)), labels = n > 64 ? [] : A1.map((_, i) => n > 30 && (i + 1) % 8 ? "" : i + 1);
   const about = row => `sum ${num(sum(row))}, ${num(effective(row))} effective tokens`;
-  at("sketch-rows").classList.toggle("cards", n <= 16);
+  if (at("sketch-rows").classList.contains("cards") !== n <= 16) {
+    at("sketch-rows").classList.toggle("cards");
+    widths.clear();
+  }
   const second = A2.map(a => lam * a), scale = { others: [...A1, ...second, ...A] };
   sketch.figures[0].show(A1, labels, about(A1), first, scale);
   sketch.figures[1].show(second, labels, `sum ${num(lam)}`, first, scale);
@@ -44,7 +47,7 @@ function showSketch() {
 
 // Contrast against λ, on a logarithmic scale: the bound e^Δ, one softmax, the difference.
 function drawContrast(A1, A2, first, range) {
-  const svg = at("contrast"), width = svg.parentNode.clientWidth || 320, [left, right, top, bottom] = [44, width - 8, 12, 200];
+  const svg = at("contrast"), width = widthOf(svg), [left, right, top, bottom] = [44, width - 8, 12, 200];
   const decades = Math.max(3, Math.ceil(range / Math.LN10) + 1), x = lam => left + lam / 1.2 * (right - left);
   const y = a => bottom - Math.max(-.5, Math.min(decades, Math.log10(a || 1))) / decades * (bottom - top) * .92 - 12;
   svg.replaceChildren();

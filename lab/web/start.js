@@ -21,6 +21,7 @@ let width = innerWidth;
 window.onresize = () => {
   if (innerWidth === width) return;
   width = innerWidth;
+  widths.clear();
   if (task.models.length) showTask();
   if (text.groups.length) showHead();
   showSketch();

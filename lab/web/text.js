@@ -27,7 +27,7 @@ function buildText() {
   };
   text.layer = Math.max(0, Math.min(...models.filter(model => !model.missing).map(model => model.layers.length)) - 1);
   for (const a of [-1, -.1, -.01, 0, .01, .1, 1])
-    add(add(at("scale"), "span"), "i", a < 0 ? "−" : "", { style: `background: ${colour(signed(a), strength(a))}` }).after(String(a).replace("-", "−"));
+    add(add(at("scale"), "span"), "i", a < 0 ? "−" : "", { style: `background: ${colour(signed(a), strength(a))}; color: ${colour(strength(a) < .75 ? "ink" : "card")}` }).after(String(a).replace("-", "−"));
   matchMedia("(prefers-color-scheme: dark)").onchange = () => text.group.forEach(showMaps);
   setGroup(0);
 }
@@ -55,9 +55,9 @@ function setGroup(i) {
 
 // Means over all rows, heads and layers, as trained or changed.
 function spreadOf({ changed, config: { block_size: L } }) {
-  const rows = changed.layers.flatMap(({ A }) => A.flatMap(a => text.tokens.map((_, t) => [...a.subarray(t * L, t * L + t + 1)])));
+  const rows = changed.layers.flatMap(({ A }) => A.flatMap(a => text.tokens.map((_, t) => a.subarray(t * L, t * L + t + 1))));
   const seen = rows.filter(row => row.some(a => a));
-  return `over all rows ${num(mean(seen.map(effective)))} effective tokens of ${num((text.tokens.length + 1) / 2)}, negative mass ${percent(mean(seen.map(negativeMass)))}`;
+  return `All rows: effective tokens ${num(mean(seen.map(effective)))} of ${num((text.tokens.length + 1) / 2)}, negative mass ${percent(mean(seen.map(negativeMass)))}`;
 }
 
 function read() {
@@ -91,7 +91,8 @@ function point(row) {
     model.title.textContent = `Next letter behind “${visible(tokens[row])}”${behind}`;
     showNext(model.next, model, row, tokens[row + 1] ?? null);
   });
-  showHead();
+  clearTimeout(point.later);
+  point.later = setTimeout(showHead, 40);  // when the page has been painted
 }
 
 // Left and right choose a query in the line of letters, up and down in a map.
@@ -182,7 +183,7 @@ const cells = document.createElement("canvas");  // a pixel per weight
 function paint(canvas, model, name) {
   const L = model.config.block_size, cell = Math.max(2, Math.floor(384 / size)), map = mapOf(model, name, list => list);
   const style = getComputedStyle(document.documentElement), rgb = name => style.getPropertyValue(`--${name}`).trim().split(/\s+/).map(Number);
-  const [positive, negative, card, mark, line] = ["positive", "negative", "card", "mark", "line"].map(rgb), pixels = new ImageData(size, size);
+  const [positive, negative, card, ink, mark, line] = ["positive", "negative", "card", "ink", "mark", "line"].map(rgb), pixels = new ImageData(size, size);
   for (let t = 0, i = 0; t < size; t++) for (let j = 0; j < size; j++, i += 4) {
     const a = j > t ? 0 : map[t * L + j], s = j > t ? .4 : strength(a), to = j > t ? line : a < 0 ? negative : positive;
     for (let k = 0; k < 3; k++) pixels.data[i + k] = card[k] + s * (to[k] - card[k]);
@@ -194,9 +195,12 @@ function paint(canvas, model, name) {
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = false;
   context.drawImage(cells, 0, 0, canvas.width, canvas.height);
-  context.fillStyle = `rgb(${card.join()})`;
-  for (let t = 0; t < size; t++) for (let j = 0; j <= t; j++)
-    if (map[t * L + j] < -.003) context.fillRect((j + .25) * cell, (t + .45) * cell, cell / 2, Math.max(1, cell / 8));  // a minus
+  for (let t = 0; t < size; t++) for (let j = 0; j <= t; j++) {
+    const a = map[t * L + j];
+    if (a > -.003) continue;
+    context.fillStyle = `rgb(${strength(a) < .75 ? ink : card})`;
+    context.fillRect((j + .25) * cell, (t + .45) * cell, cell / 2, Math.max(1, cell / 8));  // a minus
+  }
   context.strokeStyle = `rgb(${mark.join()})`;
   context.lineWidth = 2;
   context.strokeRect(1, text.row * cell, (text.row + 1) * cell, cell);
