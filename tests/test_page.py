@@ -249,7 +249,7 @@ def test_no_number_but_zero_is_shown_as_zero():
     numbers = [0, 1e-9, -4e-5, -0.00013, 0.0043, 0.05, 0.4249, -7.389, 41.5, 25013, 3e8]
     (found, others), _ = opened(html(content()), f"[{numbers}.map(num), [chance(.99999), chance(1), percent(1e-5)]]")
     expected = "0, 1.0·10⁻⁹, −4.0·10⁻⁵, −0.00013, 0.0043, 0.050, 0.425, −7.39, 41.5, 25013, 3.0·10⁸"
-    assert found == expected.split(", ") and others == ["> 0.999", "1.00", "0.0010 %"]
+    assert found == expected.split(", ") and others == ["> 0.999", "1.00", "0.0010\u00a0%"]
 
 
 @browser

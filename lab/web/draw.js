@@ -107,4 +107,4 @@ function negativeMass(row) {
   return below / all;
 }
 
-const percent = share => share === 0 ? "0 %" : `${num(100 * share)} %`;
+const percent = share => `${num(100 * share)}\u00a0%`;

@@ -72,7 +72,6 @@ function showTable({ S, A, lam, a }) {
 
 function showHead() {
   const model = subtracting();
-  at("head").hidden = !model;
   if (!model || !diagram.figure) return;
   const steps = stepsOf(model, model.changed, text.layer, model.head, text.row);
   for (const [part, [x, y]] of Object.entries(PARTS)) miniature(at(`part-${part}`).lastChild, numbersOf(part, model, steps)[0], x + 6, y + 22);

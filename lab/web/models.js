@@ -83,4 +83,5 @@ function showNext(parent, model, t, right = null, n = 5) {
     if (isEdited(model)) add(bars, "i", "", { style: `--p: ${before[byte]}` });
     add(parent, "span", chance(after[byte]));
   }
+  if (isEdited(model)) add(parent, "small", "thick: with your changes, thin: as trained");
 }

@@ -2,8 +2,8 @@
 
 const taskPair = task.models.find(model => model.pairs), boundedPair = () => text.groups[0].find(model => model.pairs);
 const DO = {
-  name: () => at("list").focus(),
-  lambda: () => { const edits = newEdits(); edits.lam[task.layer] = 0; setEdits(taskPair, edits); },
+  name: () => at("list").select(),
+  lambda: () => { const edits = newEdits(); edits.lam[task.answering] = 0; setEdits(taskPair, edits); },
   negative: () => setEdits(taskPair, { ...newEdits(), negative: false }),
   free: () => setGroup(text.groups.indexOf(text.group) ? 0 : text.groups.length - 1),
   zeros: () => setSketch({ ...EXAMPLES["by hand: 2, 1, 0 and 0, 1, 0"], lam: .425 }),
@@ -15,6 +15,7 @@ document.querySelectorAll("button[data-do]").forEach(button => {
 
 if (text.groups.length) { buildHead(); buildText(); }
 if (task.models.length) buildTask();
+document.querySelectorAll(".answering").forEach(layer => layer.textContent = task.answering ?? 1);
 [["task", task.models], ["part-text", text.groups], ["head", text.groups]].forEach(([id, list]) => { if (!list.length) at(id).hidden = true; });
 buildSketch();
 let width = innerWidth;

@@ -61,7 +61,7 @@ function typeList(list) {
 function buildTask() {
   const { models: [one] } = task, differential = task.models.find(model => model.pairs) ?? one;
   const lams = differential.layers.map(layer => layer.lam ? mean(layer.lam) : 0);
-  task.layer = lams.indexOf(Math.max(...lams));  // the layer that answers
+  task.answering = task.layer = lams.indexOf(Math.max(...lams));  // the layer that subtracts most
   at("list").oninput = () => {
     const { list, notes } = readList(at("list").value);
     at("list-said").textContent = notes;
@@ -100,10 +100,11 @@ function showTask() {
     const p = probabilities(model, memory, last), said = likeliest(p), right = said === answer.charCodeAt(0);
     model.said.textContent = `${right ? "✓" : "✗"} answers ${visible(said)}, ${right ? "which is right" : `but ${answer} is missing`}`;
     model.said.classList.toggle("right", right);
+    if (model.pairs) document.querySelectorAll(".outcome").forEach(place => place.textContent = isEdited(model) ? `${model.name}: ${model.said.textContent}` : "");
     model.rows.forEach((figure, head) => {
       const row = [...memory.layers[layer].A[head].slice(last * L, last * L + last + 1)], n = first.length;
       const parts = [["first list", 0, n], ["bar", n, n + 1], ["second list", n + 1, last], ["?", last, last + 1]];
-      const words = parts.map(([name, from, to]) => `${name} ${num(sum(row.slice(from, to)))}`).join(", ");
+      const words = "Sums: " + parts.map(([name, from, to]) => `${name} ${num(sum(row.slice(from, to)))}`).join(", ");
       figure.show(row, tokens.map(visible), words, first.indexOf(answer), { name: `${model.name}, layer ${layer}, head ${head}` });
     });
   }

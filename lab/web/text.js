@@ -34,13 +34,14 @@ function buildText() {
 
 function setGroup(i) {
   text.group = text.groups[i];
+  at("head").hidden = !subtracting();
   choices(at("groups"), text.groups.map(nameOf), i, setGroup);
   at("text-models").replaceChildren();
   for (const model of text.group) {
     const card = makeCard(at("text-models"), model);
     if (model.pairs) card.classList.add("wide");
     model.spread = add(card, "p", "", { class: "spread" });
-    model.heads = add(add(card, "div", "Head ", { class: "row faint" }), "span", "", { class: "row" });
+    model.heads = add(add(card, "div", "Head ", { class: "row faint" }), "span", "", { class: "row", role: "group", "aria-label": "Head" });
     model.maps = add(card, "div", "", { class: "maps" });
     (model.pairs ? ["A₁", "λA₂", "A"] : ["A"]).forEach(name => addMap(model, name));
     const under = add(card, "div", "", { class: "cards" }), next = add(under, "div");
@@ -137,7 +138,7 @@ function showTokens() {
     button.tabIndex = i === row ? 0 : -1;
     button.ariaPressed = i === row;
   });
-  at("tokens-said").textContent = `Choose the query, the letter that looks back. Colours: what layer ${text.layer}, head ${model.head} of ${shortName(model)} gives to each letter.`;
+  at("tokens-said").textContent = `Choose the query, the letter that looks back. Colours: what layer ${text.layer}, head ${model.head} of ${shortName(model)} gives to each letter; · is a space, ⏎ a new line.`;
   if (focused) parent.children[row].focus({ preventScroll: true });
 }
 
