@@ -213,10 +213,11 @@ def test_it_says_the_answer_of_both_models_and_what_the_switch_makes_of_it():
     script = """(() => {
       ask([..."ABCD"], "C", [..."DBA"]);
       const said = () => task.models.map(model => model.said.textContent);
+      const outcomes = () => [...document.querySelectorAll(".outcome")].map(place => place.textContent);
       const row = () => [...task.models[1].changed.layers[1].A[0].slice(8 * 16, 8 * 16 + 9)];
       const all = [said(), row()];
       document.querySelector("[data-do=negative]").click();
-      all.push(said(), row(), document.querySelector("input[type=checkbox]").checked);
+      all.push(said(), row(), document.querySelector("input[type=checkbox]").checked, outcomes());
       task.layer = 1;
       document.querySelector("[data-do=lambda]").click();
       all.push(said(), models[1].edits);
@@ -226,7 +227,7 @@ def test_it_says_the_answer_of_both_models_and_what_the_switch_makes_of_it():
       return [...all, task.models.map(model => model.score.textContent), at("take").children[2].ariaPressed];
     })()"""
     found, _ = opened(html(content(*tasks("vanilla", "differential"))), script)
-    trained, row, switched, clamped, checked, _, edits, again, is_edited, scores, pressed = found
+    trained, row, switched, clamped, checked, outcomes, _, edits, again, is_edited, scores, pressed = found
     asked = torch.tensor([list(b"ABCD|DBA?")])
     gpts = [build(name) for name in ("vanilla", "differential")]
 
@@ -239,6 +240,7 @@ def test_it_says_the_answer_of_both_models_and_what_the_switch_makes_of_it():
     layers = [block.attention for block in gpts[1].blocks]
     with edited(layers, edits_for(layers, activations(gpts[1], asked)[0])["negative by 0"]):
         assert switched == [says(gpt) for gpt in gpts]
+    assert outcomes == ["", f"differential: {switched[1]}"]
     assert min(row) < 0 == min(clamped) and checked and edits == {"lam": [None, 0], "negative": True}
     assert all(re.fullmatch(r"right in \d+ of 50 other lists of 4 letters", score) for score in scores)
     assert pressed == "true"

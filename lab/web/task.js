@@ -100,7 +100,8 @@ function showTask() {
     const p = probabilities(model, memory, last), said = likeliest(p), right = said === answer.charCodeAt(0);
     model.said.textContent = `${right ? "✓" : "✗"} answers ${visible(said)}, ${right ? "which is right" : `but ${answer} is missing`}`;
     model.said.classList.toggle("right", right);
-    if (model.pairs) document.querySelectorAll(".outcome").forEach(place => place.textContent = isEdited(model) ? `${model.name}: ${model.said.textContent}` : "");
+    if (model.pairs) document.querySelectorAll(".outcome").forEach((place, i) =>  // of the step for λ, and of that for the switch
+      place.textContent = isEdited(model) && model.edits.negative !== !!i ? `${model.name}: ${model.said.textContent}` : "");
     model.rows.forEach((figure, head) => {
       const row = [...memory.layers[layer].A[head].slice(last * L, last * L + last + 1)], n = first.length;
       const parts = [["first list", 0, n], ["bar", n, n + 1], ["second list", n + 1, last], ["?", last, last + 1]];
