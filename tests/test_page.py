@@ -320,8 +320,10 @@ def test_everything_can_be_moved():
 @browser
 def test_a_page_of_one_model_shows_what_it_can():
     shown = exported("softmax1", build("softmax1"), checkpoint())
-    hidden, _ = opened(html(content(shown)), "['task', 'part-text', 'sketch', 'head'].map(id => at(id).hidden)")
-    assert hidden == [True, False, False, True]
+    script = (
+        "['#task', '#part-text', '#sketch', '#head', '#part-text .step'].map(id => document.querySelector(id).hidden)"
+    )
+    assert opened(html(content(shown)), script)[0] == [True, False, False, True, True]
     hidden, _ = opened(html(content(*tasks("differential"))), "['task', 'part-text', 'head'].map(id => at(id).hidden)")
     assert hidden == [False, True, True]
 

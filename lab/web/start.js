@@ -10,7 +10,7 @@ const DO = {
 };
 document.querySelectorAll("button[data-do]").forEach(button => {
   button.onclick = DO[button.dataset.do];
-  button.hidden = { lambda: !taskPair, negative: !taskPair, free: text.groups.length < 2 }[button.dataset.do] ?? false;
+  button.closest(".step").hidden = { lambda: !taskPair, negative: !taskPair, free: text.groups.length < 2 }[button.dataset.do] ?? false;
 });
 
 if (text.groups.length) { buildHead(); buildText(); }
