@@ -68,19 +68,19 @@ def head(figure, ax):
     n, lam = 10, 0.8
     future, keys = torch.ones(n, n).triu(1).bool(), torch.nn.functional.normalize(torch.randn(8, n), dim=0)
     queries = torch.nn.functional.normalize(torch.randn(2, n, 8), dim=-1)
-    A1, A2 = (5 * queries @ keys).masked_fill(future, -math.inf).softmax(-1)
+    A1, A2 = (2.5 * queries @ keys).masked_fill(future, -math.inf).softmax(-1)
     maps = [(2.6, 2.55, "A₁", A1), (2.6, 0.35, "λA₂", lam * A2), (5.15, 1.45, "A = A₁ − λA₂", A1 - lam * A2)]
     for x, y, title, A in maps:
         inset = ax.inset_axes((x, y, 1.5, 1.5), transform=ax.transData)
-        inset.imshow(np.ma.array(A, mask=future), cmap=signed_colors(), vmin=-0.5, vmax=0.5)
+        inset.imshow(np.ma.array(A, mask=future), cmap=signed_colors(), vmin=-0.4, vmax=0.4)
         inset.set(xticks=[], yticks=[], facecolor="0.88")
         inset.set_title(title, fontsize=11, pad=3)
     box = {"boxstyle": "round,pad=0.35", "fc": "white", "ec": "0.3"}
     for x, y, text in (
         (1.2, 3.3, "softmax(Q₁K₁ᵀ/√D)"),
-        (1.2, 1.1, "softmax(Q₂K₂ᵀ/√D)"),
+        (1.2, 1.1, "λ softmax(Q₂K₂ᵀ/√D)"),
         (7.55, 2.2, "times V"),
-        (8.95, 2.2, "norm per\nhead"),
+        (8.95, 2.2, "head\nnorm"),
     ):
         ax.text(x, y, text, ha="center", va="center", fontsize=10, bbox=box)
     arrows = [
@@ -203,7 +203,11 @@ def contrast(figure, left, right):
     left.bar(x, (row - shared)[:32], bottom=shared[:32], color="C1", label="A above 0")
     left.bar(x, (row - even)[:32].clip(max=0), color="C0", label="A below 0")
     left.axhline(0, color="k", lw=0.8)
-    left.set(xlabel="token (0 is asked for)", ylabel="weight", title="g = 2, minus a uniform map, λ = 0.8")
+    left.set(
+        xlabel="the first 32 of 64 tokens (0 is asked for)",
+        ylabel="weight",
+        title="g = 2, minus a uniform map, λ = 0.8",
+    )
     for g, style in ((1, ":"), (2, "--"), (4, "-")):
         A = (g * S).softmax(0).numpy()[:, None] - lam / 64
         right.plot(lam, abs(A[0]) / abs(A[1:]).mean(0), color="k", ls=style, label=f"g = {g}")

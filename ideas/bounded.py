@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ideas.ablations import FixedLambda, LambdaZero, NormedVanilla
 from ideas.difference import AddOnly, Gate, Sum
-from ideas.lambdas import DiffV2
+from ideas.lambdas import DiffV2, MinusEven
 from ideas.mistakes import NoNorm
 from ideas.mixing import TalkingHeads
 from model import Attention, Differential, Softmax1
@@ -47,6 +47,7 @@ CONTROLS = {  # what else differs between vanilla and differential, each measure
     "add-only": AddOnly,
     "sum": Sum,
     "no-norm": WithoutNorm,
+    "minus-even": MinusEven,
     "normed-vanilla": NormedVanilla,
     "v2": DiffV2,
     "talking-heads": TalkingHeads,

@@ -129,8 +129,9 @@ def draw(path, runs):
                 color=["k" if i == run["asked"] else color for i in range(len(run["row"]))],
             )
             axes.axhline(0, color="0.4", lw=0.8)
-            axes.set_title(f"{kind}, |S| ≤ {g:g}: error {run['error']:.2f}", fontsize=10)
-        figure.suptitle("the row that answers; black: the token that was asked for", fontsize=10)
+            axes.set_title(f"{kind}, |S| ≤ {g:g}: error {run['error']:.2f}", fontsize=11)
+            axes.set(xlabel="token", ylabel="weight")
+        figure.suptitle("The row that answers, one seed. Black: the token that was asked for", fontsize=11)
 
 
 if __name__ == "__main__":

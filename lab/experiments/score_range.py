@@ -116,7 +116,7 @@ def draw(path, lines, runs):
     """The loss difference against g, a line per window; beside it one map of each kind at g = 2."""
     windows = list(dict.fromkeys(line["window"] for line in lines))
     ranges = sorted({line["g"] for line in lines}, key=lambda g: float("inf") if g == "free" else float(g))
-    with drawing(path, 13, 4.4, 1, 3, width_ratios=(1.5, 1, 1)) as (figure, (left, *panels)):
+    with drawing(path, 10.5, 3.7, 1, 3, width_ratios=(1.5, 1, 1)) as (figure, (left, *panels)):
         for i, window in enumerate(windows):
             measured = [g for g in ranges if any((line["window"], line["g"]) == (window, g) for line in lines)]
             points = [differences(*pair(lines, window, g)) for g in measured]
@@ -136,6 +136,9 @@ def draw(path, lines, runs):
             for kind, word in zip(("vanilla", "differential"), words_of(g), strict=True)
         ]
         heatmaps(figure, panels, named, None)
+        for axes, (title, _) in zip(panels, named, strict=True):
+            axes.set(xticks=(), yticks=(), xlabel="token that is seen", ylabel="token that looks")
+            axes.set_title(title, fontsize=10)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 // What the buttons of the guided steps do, and the first drawing.
 
-const taskPair = task.models.find(model => model.pairs), boundedPair = () => text.groups[0].find(model => model.pairs);
+const taskPair = task.models.find(model => model.pairs);
 const DO = {
   name: () => at("list").select(),
   lambda: () => { const edits = newEdits(); edits.lam[task.answering] = 0; setEdits(taskPair, edits); },
