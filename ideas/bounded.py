@@ -62,6 +62,8 @@ def bounded(mechanism, g, word):
     """A mechanism whose scores are g cos(q, k)."""
 
     class Bounded(mechanism):
+        bound = g
+
         def project(self, x, start=0):
             q, k, v = super().project(x, start)
             q, k = (F.normalize(z, dim=-1, eps=1e-6) for z in (q, k))

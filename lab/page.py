@@ -3,12 +3,16 @@
 python -m lab.page out/NAME [out/OTHER ...]     writes out/page.html: one file, which needs nothing else and no network
 
 The page is lab/web: page.html and its scripts, of which gpt.js is the forward pass. Weights are rounded to 87 levels
-per row, one character each; the command measures what that costs.
+per row, one character each; the command measures what that costs. docs/index.html has the models of config/missing.toml
+and of config/cpu.toml with --dataset=tinyshakespeare --n_layer=3 --n_embd=96, seed 1, in this order: vanilla,
+differential; bounded-2, bounded-2-differential, vanilla, differential.
 """
 
 import contextlib
 import json
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +28,14 @@ from prepare import Split
 from train import evaluate
 
 WEB = ROOT / "lab/web"
-KINDS = {Differential: "softmax", Temperature: "cosine", Softmax1: "softmax1", Attention: "softmax"}
+KINDS = {Differential: "softmax", Temperature: "softmax", Softmax1: "softmax1", Attention: "softmax"}
+SCRIPTS = ("gpt", "draw", "models", "task", "text", "sketch", "head", "start")
 ALPHABET = "".join(chr(i) for i in range(35, 127) if chr(i) not in "&<>\\")[:87]  # what JSON in a <script> may hold
 HALF = len(ALPHABET) // 2
 
 
 def page(
-    *checkpoints: str,  # one to four runs' folders (their best.pt is read) or checkpoint files
+    *checkpoints: str,  # one to six runs' folders (their best.pt is read) or checkpoint files
     text: str = "To be, or not to be: that is the question:",  # what models of text show first
     out: str = "out/page.html",  # file to write
     tokens: PositiveInt = 65536,  # first tokens of the validation split, on which the cost of rounding is measured
@@ -38,26 +43,36 @@ def page(
     """Write a page with the models in it. They read bytes, or are trained on the task `missing` of lab.tasks."""
     check(page, {"tokens": tokens})
     models = load_models(checkpoints, "cpu")
-    if len(models) > 4:
-        raise UsageError(f"{len(models)} checkpoints: a page shows at most 4")
+    if len(models) > 6:
+        raise UsageError(f"{len(models)} checkpoints: a page shows at most 6")
     tasks = [(model.gpt.config.attention, "missing" in model.checkpoint["data"]) for model in models]
     names = [task[0] if tasks.count(task) == 1 else model.path for task, model in zip(tasks, models, strict=True)]
     shown = [exported(name, model.gpt, model.checkpoint) for name, model in zip(names, models, strict=True)]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_text(Path(out), html({"models": shown, "text": text, "alphabet": ALPHABET, "symbols": SYMBOLS}))
+    data = {"models": shown, "text": text, "alphabet": ALPHABET, "symbols": SYMBOLS}
+    write_text(Path(out), html(data, path_to(ROOT / "docs", Path(out).parent)))
     rows = [{"model": model.path, **rounding(model, tokens)} for model in models]
     print(table(rows))
     print(f"{out}: {Path(out).stat().st_size / 1e6:.2f} MB")
     return rows
 
 
-def html(data):
-    """The text of the page: lab/web/page.html with the scripts and the data in it."""
+def path_to(folder, start):
+    """A link to a folder from a page in `start`: relative, or absolute where none is, as between drives of Windows."""
+    try:
+        return Path(os.path.relpath(folder, start)).as_posix()
+    except ValueError:
+        return folder.as_uri()
+
+
+def html(data, course="."):
+    """The text of the page: lab/web/page.html with the scripts and the data in it. course: the link to docs."""
     text = json.dumps(data, separators=(",", ":"))  # ASCII
     for c in "<>&":  # no name or text may end the <script> that holds it
         text = text.replace(c, f"\\u{ord(c):04x}")
-    scripts = [(WEB / f"{name}.js").read_text(encoding="utf-8") for name in ("gpt", "draw", "sketches", "live")]
+    scripts = [(WEB / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     template = (WEB / "page.html").read_text(encoding="utf-8")
+    template = template.replace("COURSE/", "" if course == "." else quote(course, safe="/:.") + "/")
     return template.replace("/*SCRIPTS*/", "\n".join(scripts)).replace("/*DATA*/", text)
 
 
@@ -73,27 +88,29 @@ def exported(name, gpt, checkpoint):
     maps = f"{gpt.config.n_head} softmax maps per layer, {attention.G} head{'s' * (attention.G > 1)}"
     about = f"{gpt.n_params() / 1e6:.2f}M parameters, {maps}, {trained}"
     model = {"name": name, "about": about, "mechanism": gpt.config.attention}
-    task = checkpoint["data"].get("missing")
-    if task and "min_items" in task:  # the page deals lists of one length, as earlier tasks had it
-        task = {"n_items": (task["min_items"] + task["max_items"]) // 2, "n_symbols": task["n_symbols"]}
-    model |= {"missing": task, "config": vars(gpt.config)}
+    model |= {"missing": checkpoint["data"].get("missing"), "config": vars(gpt.config)}
     model |= {"kind": kind_of(name, attention), "pairs": attention.maps_per_head == 2}
+    model["bound"] = getattr(attention, "bound", None)
     model["embedding"] = packed(gpt.embedding.weight)
     model["layers"] = [of_layer(name, block) for block in gpt.blocks]
     return model
 
 
 def kind_of(name, attention):
-    """How rows of scores become weights: softmax, softmax1 or cosine. Raises UsageError where the page knows no way."""
-    base = next(base for base in KINDS if isinstance(attention, base))
+    """How rows of scores become weights: softmax or softmax1. Raises UsageError where the page knows no way."""
+    mechanism = type(attention)
+    if hasattr(attention, "bound"):  # of ideas/bounded.py: `project` is all that such a class adds to its parent
+        mechanism = mechanism.__base__
+    base = next(base for base in KINDS if issubclass(mechanism, base))
     changed = [
         way
         for way in ("forward", "project", "rotate", "mix", "attend")
-        if getattr(type(attention), way) is not getattr(base, way)
+        if getattr(mechanism, way) is not getattr(base, way)
     ]
     if changed or attention.qkv.weight.shape[0] != 3 * attention.qkv.weight.shape[1]:
         raise UsageError(
-            f"{name}: the page shows vanilla, softmax1, temperature, differential, and what changes λ or the norm alone"
+            f"{name}: the page shows vanilla, softmax1, temperature, differential, what changes λ or the norm alone, "
+            "and these with bounded scores"
         )
     return KINDS[base]
 
@@ -105,6 +122,8 @@ def of_layer(name, block):
     layer = {key: packed(linear.weight) for key, linear in matrices.items()}
     layer["lam"] = attention.lam.flatten().tolist() if attention.maps_per_head == 2 else None
     layer["g"] = attention.g.flatten().tolist() if isinstance(attention, Temperature) else None
+    if hasattr(attention, "bound"):
+        layer["g"] = [attention.bound] * attention.H
     layer["gain"] = gain_of(name, attention)
     return layer
 

@@ -1,13 +1,13 @@
 // model.py in JavaScript, forward only: tokens to logits, with every map on the way, and with edits of the maps.
 //
-// A model is what lab/page.py writes: config, kind (softmax, softmax1 or cosine), pairs (whether two maps make a head),
+// A model is what lab/page.py writes: config, kind (softmax or softmax1), pairs (whether two maps make a head),
 // embedding, and per layer qkv, out, gate, up, down (each {rows, columns, data}), and where it has them lam (one λ per
-// head), g (one per map) and gain (of the norm of heads, with its factor). Rows of tokens are Float32Array, one after
-// the other. A memory holds what was computed for some tokens and edits: the next text is computed from where it differs,
-// the next edits from the first layer that they change, `dirty`.
+// head), g (one per map: scores are g cos(q, k)) and gain (of the norm of heads, with its factor). Rows of tokens are
+// Float32Array, one after the other. A memory holds what was computed for some tokens and edits: the next text is
+// computed from where it differs, the next edits from the first layer that they change, `dirty`.
 
-// As trained: the learned λ of every layer, the second map on (or off, or flat), negative weights kept, scores × 1.
-const newEdits = () => ({ lam: [], second: "on", negative: true, sharp: 1 });
+// As trained: the learned λ of every layer, negative weights kept.
+const newEdits = () => ({ lam: [], negative: true });
 
 // Weights come as one character per number, of the levels −43 to 43, and a scale per row.
 function unpack({ rows, columns, codes, scales }, alphabet) {
@@ -118,50 +118,78 @@ function forward(model, memory, tokens) {
   return memory;
 }
 
+// Queries, keys and values of n tokens from position `start` on, whose normalised rows are Z: rows of 3C, rotated.
+function project(model, layer, Z, n, start) {
+  const { n_head: H, n_embd: C } = model.config, D = C / H, QKV = times(Z, n, layer.qkv);
+  for (let t = 0; t < n; t++) for (let map = 0; map < 2 * H; map++) {  // queries, then keys
+    const at = 3 * C * t + map * D;
+    rotate(QKV, at, D, start + t);
+    if (layer.g) toLengthOne(QKV.subarray(at, at + D));
+  }
+  return QKV;
+}
+
+// Scores of the query that begins at Q[at], with the keys k of a map up to `position`, into S.
+function score(model, layer, Q, at, k, map, position, S) {
+  const { n_head: H, n_embd: C } = model.config, D = C / H, scale = layer.g ? layer.g[map] : 1 / Math.sqrt(D);
+  for (let j = 0; j <= position; j++) {
+    let s = 0;
+    for (let i = 0; i < D; i++) s += Q[at + map * D + i] * k[j * C + map * D + i];
+    S[j] = scale * s;
+  }
+  return S;
+}
+
 // A V with normalised heads for the tokens from `start` on, whose normalised rows are Z.
 function attention(model, layer, memory, depth, Z, start) {
-  const { block_size: L, n_head: H, n_embd: C } = model.config, D = C / H, n = Z.length / C;
+  const { block_size: L, n_head: H, n_embd: C } = model.config, n = Z.length / C;
   const { edits, layers } = memory, { k, v, maps, A } = layers[depth];
-  const heads = A.length, E = C / heads, Y = new Float32Array(n * C);
-  const QKV = times(Z, n, layer.qkv);
+  const heads = A.length, Y = new Float32Array(n * C), QKV = project(model, layer, Z, n, start);
   for (let t = 0; t < n; t++) {
-    const at = 3 * C * t, position = start + t;
-    for (let map = 0; map < 2 * H; map++) {  // queries, then keys
-      rotate(QKV, at + map * D, D, position);
-      if (model.kind === "cosine") toLengthOne(QKV.subarray(at + map * D, at + (map + 1) * D));
-    }
+    const at = 3 * C * t, position = start + t, from = position * L;
     k.set(QKV.subarray(at + C, at + 2 * C), position * C);
     v.set(QKV.subarray(at + 2 * C, at + 3 * C), position * C);
-    for (let map = 0; map < H; map++) {
-      const S = maps[map].subarray(position * L, position * L + position + 1);
-      const scale = edits.sharp * (model.kind === "cosine" ? layer.g[map] : 1 / Math.sqrt(D));
-      for (let j = 0; j <= position; j++) {
-        let s = 0;
-        for (let i = 0; i < D; i++) s += QKV[at + map * D + i] * k[j * C + map * D + i];
-        S[j] = scale * s;
-      }
-      weigh(S, model.kind);
-    }
+    for (let map = 0; map < H; map++)
+      weigh(score(model, layer, QKV, at, k, map, position, maps[map].subarray(from, from + position + 1)), model.kind);
     for (let head = 0; head < heads; head++) {
-      const row = difference(layer, edits, depth, maps, head, position * L, position + 1);
-      A[head].set(row, position * L);
-      for (let j = 0; j <= position; j++)
-        for (let i = 0; i < E; i++) Y[t * C + head * E + i] += row[j] * v[j * C + head * E + i];
+      const row = difference(layer, edits, depth, maps, head, from, position + 1);
+      A[head].set(row, from);
+      Y.set(valuesOf(row, v, head, C, heads), t * C + head * C / heads);
     }
   }
-  if (!layer.gain) return Y;
-  return normed(Y, n * heads, layer.gain);
+  return layer.gain ? normed(Y, n * heads, layer.gain) : Y;
 }
+
+// The sum of a head's values, each times its weight in the row.
+function valuesOf(row, v, head, C, heads) {
+  const E = C / heads, y = new Float32Array(E);
+  for (let j = 0; j < row.length; j++) for (let i = 0; i < E; i++) y[i] += row[j] * v[j * C + head * E + i];
+  return y;
+}
+
+const lamOf = (layer, edits, depth, head) => edits.lam[depth] ?? layer.lam[head % layer.lam.length];
 
 // A row of A of one head: A₁ − λA₂, or A₁ where a head has one map.
 function difference(layer, edits, depth, maps, head, from, n) {
   const first = maps[layer.lam ? 2 * head : head].subarray(from, from + n), row = Float32Array.from(first);
   if (layer.lam) {
-    const second = maps[2 * head + 1].subarray(from, from + n);
-    const lam = edits.second === "off" ? 0 : edits.lam[depth] ?? layer.lam[head % layer.lam.length];
-    for (let j = 0; j < n; j++) row[j] -= lam * (edits.second === "flat" ? 1 / n : second[j]);
+    const second = maps[2 * head + 1].subarray(from, from + n), lam = lamOf(layer, edits, depth, head);
+    for (let j = 0; j < n; j++) row[j] -= lam * second[j];
   }
   return edits.negative ? row : row.map(a => Math.max(0, a));
+}
+
+// What one head does for one query, step by step: scores S and weights of its maps, λ, A, the sum of values, the output.
+function stepsOf(model, memory, depth, head, position) {
+  const layer = model.layers[depth], { n_embd: C, block_size: L } = model.config, { k, v, maps, A } = memory.layers[depth];
+  const x = memory.inputs[depth].slice(position * C, (position + 1) * C), QKV = project(model, layer, normed(x, 1), 1, position);
+  const mine = layer.lam ? [2 * head, 2 * head + 1] : [head], row = map => map.slice(position * L, position * L + position + 1);
+  const a = row(A[head]), y = valuesOf(a, v, head, C, A.length);
+  return {
+    S: mine.map(map => score(model, layer, QKV, 0, k, map, position, new Float32Array(position + 1))),
+    A: mine.map(map => row(maps[map])), lam: layer.lam && lamOf(layer, memory.edits, depth, head),
+    a, y, out: layer.gain ? normed(y, 1, layer.gain) : y,
+  };
 }
 
 function toLengthOne(x) {
