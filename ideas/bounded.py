@@ -42,7 +42,7 @@ class LargeLambda(FixedLambda):
         return self.cos.new_full((1,), 0.9)
 
 
-CONTROLS = {  # what else differs between vanilla and differential, each measured at g = 2
+CONTROLS = {  # what else differs between vanilla and differential, at g = 2
     "softmax1": Softmax1,
     "add-only": AddOnly,
     "sum": Sum,
