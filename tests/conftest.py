@@ -45,6 +45,15 @@ def elsewhere(request, tmp_path, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that a test starts
 
 
+@pytest.fixture(autouse=True)
+def own_mechanisms():
+    """What a test adds to ATTENTION is gone after it."""
+    before = dict(ATTENTION)
+    yield
+    ATTENTION.clear()
+    ATTENTION.update(before)
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """The folder of a prepared dataset whose next letter can be learnt: words in a fixed order, endlessly."""

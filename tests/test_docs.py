@@ -56,15 +56,6 @@ def value(number):
     return float(number.replace("−", "-").replace(",", ""))
 
 
-@pytest.fixture(autouse=True)
-def own_mechanisms():
-    """What a page adds to ATTENTION is gone after its test."""
-    before = dict(model.ATTENTION)
-    yield
-    model.ATTENTION.clear()
-    model.ATTENTION.update(before)
-
-
 @each([page for page in PAGES + RECORDS if "```python" in read(page)])
 def test_its_code_runs_and_prints_what_is_shown(page):
     names, printed = {"__name__": "chapter"}, ""
