@@ -47,6 +47,13 @@ def one_layer(attention, n_head, n_tokens, seed, positions=False):
     return layer
 
 
+def asking(keys, values, asked):
+    """Tokens x BTC that carry a key and a value each; the last also carries the key of token `asked`, B."""
+    x, K = torch.zeros(*keys.shape[:2], C), keys.size(-1)
+    x[..., :K], x[..., K : K + values.size(-1)], x[:, -1, -K:] = keys, values, keys[range(len(keys)), asked]
+    return x
+
+
 def train(layer, contexts, learning_rate, steps, batch_size=64, after=lambda step: None):
     """Train a layer on `steps` batches of contexts(count), which returns x BTC and the answers y, B×width.
 

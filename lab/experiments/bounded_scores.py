@@ -20,7 +20,7 @@ from configurable import PositiveFloat, PositiveInt, Range, check, run
 from ideas.bounded import WithoutNorm, bounded
 from ideas.lambdas import MinusEven
 from lab.maps import shares
-from lab.one_layer import C, one_layer, relative_error, train, train_all
+from lab.one_layer import asking, one_layer, relative_error, train, train_all
 from lab.show import look, mean_and_sd, spread, table
 from model import ATTENTION, Attention, Differential
 from plumbing.run import drawing
@@ -78,9 +78,7 @@ def contexts(count, n_items, draw):
     keys, values = (torch.randn(count, n_items, size, generator=draw) for size in (KEY, VALUE))
     keys *= math.sqrt(KEY) / keys.norm(dim=-1, keepdim=True)
     asked = torch.randint(n_items, (count,), generator=draw)
-    x = torch.zeros(count, n_items, C)
-    x[..., :KEY], x[..., KEY : KEY + VALUE], x[:, -1, -KEY:] = keys, values, keys[range(count), asked]
-    return x, values[range(count), asked], asked
+    return asking(keys, values, asked), values[range(count), asked], asked
 
 
 def trained(kind, g, n_items, seed, learning_rate, steps):

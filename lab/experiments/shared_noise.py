@@ -19,7 +19,7 @@ import torch
 
 import ideas  # noqa: F401  adds no-norm
 from configurable import PositiveFloat, PositiveInt, Range, check, one_of, run
-from lab.one_layer import C, one_layer, relative_error, suits, train, train_all
+from lab.one_layer import C, asking, one_layer, relative_error, suits, train, train_all
 from lab.show import look, mean_and_sd, spread, table
 from model import ATTENTION
 from plumbing.run import drawing
@@ -81,9 +81,7 @@ def contexts(count, n_items, width, sigma, draw):
     )
     keys *= math.sqrt(KEY) / keys.norm(dim=-1, keepdim=True)
     asked = torch.randint(n_items, (count,), generator=draw)
-    x = torch.zeros(count, n_items, C)
-    x[..., :KEY], x[..., KEY : KEY + width], x[:, -1, -KEY:] = keys, own + sigma * shared, keys[range(count), asked]
-    return x, own[range(count), asked]
+    return asking(keys, own + sigma * shared, asked), own[range(count), asked]
 
 
 def trained(attention, n_head, n_items, width, sigma, seed, learning_rate, steps):
