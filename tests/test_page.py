@@ -342,7 +342,7 @@ def test_markup_stays_text():
 
 def test_it_asks_no_network_and_has_one_place_for_each_part():
     empty = html(content())
-    assert not re.search(r"https?:(?!//www.w3.org/2000/svg)|@import|fetch\(|import\(|XMLHttp|url\((?!#)", empty)
+    assert not re.search(r"https?:(?!//www.w3.org/2000/svg|//github.com/\$|\\/\\/)|@import|fetch\(|import\(|XMLHttp|url\((?!#)", empty)
     assert "/*" not in re.sub(r"/\*.*?\*/", "", empty) and not re.search("SCRIPTS|DATA|COURSE", empty)
     for link in re.findall(r'(?:src|href)="([^"]*)"', empty):
         path, _, anchor = link.partition("#")
@@ -355,6 +355,13 @@ def test_its_links_lead_to_the_course_from_where_it_is():
     assert path_to(ROOT / "docs", ROOT / "docs") == "." and path_to(ROOT / "docs", ROOT / "out") == "../docs"
     assert 'href="../docs/00-a-task.md"' in html(content(), "../docs") and 'href="00-a-task.md"' in html(content())
     assert 'href="../My%20%3C/00-a-task.md"' in html(content(), "../My <")
+
+
+@browser
+def test_on_github_s_own_site_they_lead_to_the_repository():
+    links = ["https://ada.github.io/nanodiff/03-subtraction.md#by-hand", "https://ada.github.io/nanodiff/", "file:///a.md"]
+    found, _ = opened(html(content()), f"{json.dumps(links)}.map(published)")
+    assert found == ["https://github.com/ada/nanodiff/blob/HEAD/docs/03-subtraction.md#by-hand", *links[1:]]
 
 
 def test_weights_are_rounded_to_what_is_unpacked():

@@ -13,6 +13,13 @@ document.querySelectorAll("button[data-do]").forEach(button => {
   button.closest(".step").hidden = { lambda: !taskPair, negative: !taskPair, free: text.groups.length < 2 }[button.dataset.do] ?? false;
 });
 
+// On a site of GitHub's own, which serves .md files as plain text, a link leads to the repository, which shows formulas.
+function published(link) {
+  const [, user, project, page] = link.match(/^https:\/\/(.+)\.github\.io\/([^/]+)\/(.+\.md.*)$/) ?? [];
+  return user ? `https://github.com/${user}/${project}/blob/HEAD/docs/${page}` : link;
+}
+document.querySelectorAll("a").forEach(a => a.href = published(a.href));
+
 if (text.groups.length) { buildHead(); buildText(); }
 if (task.models.length) buildTask();
 document.querySelectorAll(".answering").forEach(layer => layer.textContent = task.answering ?? 1);
