@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.patches import Rectangle
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # a script finds only what lies beside it
 
@@ -259,6 +260,31 @@ def schedule(figure, ax):
     ax.grid(alpha=0.3)
 
 
+def shapes(figure, ax):
+    """Chapter 5: what a layer with four keys per token holds; a box is as wide as its channels, a colour is a head."""
+    kinds = {  # names of the queries, keys and values of a head, the width of a value in D, heads
+        "vanilla": (("q",), ("k",), 1, 4),
+        "V1, differential": (("q₁", "q₂"), ("k₁", "k₂"), 2, 2),
+        "V2": (("q₁", "q₂"), ("k",), 1, 4),
+    }
+    left = 0
+    for title, (queries, keys, value, heads) in kinds.items():
+        wide = max(len(queries), value)
+        for head in range(heads):
+            middle = left + (head + 0.5) * wide
+            for y, names, width in ((2, queries, 1), (1, keys, 1), (0, ("v",), value)):
+                for i, name in enumerate(names):
+                    x = middle + (i - len(names) / 2) * width
+                    ax.add_patch(Rectangle((x, y), width, 0.7, fc=f"C{head}", ec="white", lw=2, alpha=0.55))
+                    ax.text(x + width / 2, y + 0.35, name, ha="center", va="center", fontsize=10)
+        ax.text(left + heads * wide / 2, 3, title, ha="center", fontsize=11)
+        left += heads * wide + 1
+    for y, text in enumerate(("values", "keys", "queries")):
+        ax.text(-0.2, y + 0.35, text, ha="right", va="center", fontsize=10)
+    ax.set(xlim=(-2, left - 1), ylim=(-0.1, 3.5))
+    ax.axis("off")
+
+
 def mistakes(figure, ax):
     """Chapter 6: what each mistake does to the loss."""
     runs = records("mistakes")
@@ -334,6 +360,7 @@ FIGURES = {  # name: function, width and height in inches, panels
     "contrast": (contrast, 8.8, 3.6, 2),
     "pole": (pole, 6.5, 3.8, 1),
     "schedule": (schedule, 6.5, 3.6, 1),
+    "shapes": (shapes, 9, 2.4, 1),
     "mistakes": (mistakes, 7, 3.8, 1),
     "discussion": (discussion, 9.5, 8.6, 2),
 }

@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from ideas.ablations import FixedLambda, LambdaZero, NormedVanilla
-from ideas.difference import AddOnly, Gate, Sum
+from ideas.difference import AddOnly, Gate, Rectified, Sum
 from ideas.lambdas import DiffV2, MinusEven
 from ideas.mistakes import NoNorm
 from ideas.mixing import TalkingHeads
@@ -46,6 +46,7 @@ CONTROLS = {  # what else differs between vanilla and differential, at g = 2
     "softmax1": Softmax1,
     "add-only": AddOnly,
     "sum": Sum,
+    "rectified": Rectified,
     "no-norm": WithoutNorm,
     "minus-even": MinusEven,
     "normed-vanilla": NormedVanilla,

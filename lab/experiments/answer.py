@@ -142,12 +142,16 @@ def draw(path, gpt, x, y):
     rows, columns = len(layers[0]), len(layers)
     panels = [panel for row in zip(*(layer.items() for layer in layers), strict=True) for panel in row]
     with drawing(path, 4.2 * columns, 0.8 + 1.7 * rows, rows, columns, sharey=True) as (figure, grid):
-        for axes, (name, row) in zip(grid, panels, strict=True):
+        for i, (axes, (name, row)) in enumerate(zip(grid, panels, strict=True)):
+            axes.axvspan(tokens.index(ord("|")) + 0.5, len(tokens) - 1.5, color="0.92")
             axes.bar(range(len(tokens)), row[0].tolist(), color=["k" if token == y else color for token in tokens])
             axes.axhline(0, color="0.4", lw=0.8)
             axes.set_xticks(range(len(tokens)), [chr(token) for token in tokens], fontsize=8, parse_math=False)
             axes.set_title(name, fontsize=10)
-        figure.suptitle(f"{gpt.config.attention}: the row that answers; black: the missing item", fontsize=10)
+            if i % columns == 0:
+                axes.set_ylabel("weight", fontsize=9)
+        title = f"{gpt.config.attention}: the row of “?”, which answers; grey: the second list; black: the missing item"
+        figure.suptitle(title, fontsize=10)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,10 @@ def draw(path, lines, runs):
             points = [differences(*pair(lines, window, g)) for g in measured]
             x = [ranges.index(g) + 0.08 * (i - (len(windows) - 1) / 2) for g in measured]
             style = {"color": f"C{i}", "marker": "osD^"[i % 4], "capsize": 3, "label": f"windows of {window}"}
-            left.errorbar(x, [p["mean"] for p in points], [p.get("half", 0) for p in points], **style)
+            means = [point["mean"] for point in points]
+            left.errorbar(x, means, [point.get("half", 0) for point in points], ls="none", **style)
+            bounded = len([g for g in measured if g != "free"])  # free scores are also not normalised: no line to them
+            left.plot(x[:bounded], means[:bounded], color=f"C{i}")
         left.axhline(0, color="0.4", lw=1)
         left.set_xticks(range(len(ranges)), ranges)
         left.set(xlabel="g: the largest score", ylabel="loss of differential − vanilla (nats per byte)")
