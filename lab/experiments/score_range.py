@@ -114,7 +114,7 @@ def differences(vanilla, differential):
 
 def draw(path, lines, runs):
     """The loss difference against g, a line per window; beside it one map of each kind at g = 2."""
-    windows = list(dict.fromkeys(line["window"] for line in lines))
+    windows = sorted({line["window"] for line in lines})
     ranges = sorted({line["g"] for line in lines}, key=lambda g: float("inf") if g == "free" else float(g))
     with drawing(path, 10.5, 3.7, 1, 3, width_ratios=(1.5, 1, 1)) as (figure, (left, *panels)):
         for i, window in enumerate(windows):
@@ -129,7 +129,7 @@ def draw(path, lines, runs):
         left.axhline(0, color="0.4", lw=1)
         left.set_xticks(range(len(ranges)), ranges)
         left.set(xlabel="g: the largest score", ylabel="loss of differential − vanilla (nats per byte)")
-        left.set_title("below 0 the minus sign helps", fontsize=10)
+        left.set_title("below 0 subtraction helps", fontsize=10)
         left.grid(alpha=0.3)
         left.legend()
         window, g = 64 if 64 in windows else windows[0], "2" if "2" in ranges else ranges[0]
