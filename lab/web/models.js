@@ -10,78 +10,92 @@ const models = data.models.map(model => ({
   edits: newEdits(), head: 0,
 }));
 
-const mean = list => sum(list) / list.length;
-const headsOf = model => model.config.n_head / (model.pairs ? 2 : 1);
 const isEdited = ({ edits }) => edits.lam.some(lam => lam !== undefined) || !edits.negative;
 
-// The model's memories of the tokens: `trained`, and with its edits `changed`.
+// What the model makes of the tokens: `trained`, and with its edits `changed`.
 function think(model, tokens) {
-  model.trained ??= newMemory(model);
-  forward(model, model.trained, tokens);
-  if (!isEdited(model)) return model.changed = model.trained;
-  const memory = model.edited ??= newMemory(model), edits = { ...model.edits, lam: [...model.edits.lam] };
-  memory.dirty = firstChange(memory.edits, edits, model.layers.length);
-  memory.edits = edits;
-  return model.changed = forward(model, memory, tokens);
-}
-
-// The first layer that two edits treat differently; n, the number of layers, where there is none.
-function firstChange(a, b, n) {
-  if (a.negative !== b.negative) return 0;
-  let i = 0;
-  while (i < n && a.lam[i] === b.lam[i]) i++;
-  return i;
+  if (model.trained?.tokens.join() !== tokens.join()) model.trained = forward(model, tokens);
+  model.changed = isEdited(model) ? forward(model, tokens, model.edits) : model.trained;
 }
 
 const likeliest = p => p.indexOf(Math.max(...p));
 
-// The name beside others of the same bound.
+// The name beside others of the same bound, and the name with what is changed.
 const shortName = ({ name, bound }) => bound ? name.replace(/^bounded-\d+-?/, "") || "vanilla" : name;
+const changedName = ({ edits, ...model }) => [
+  shortName(model), ...edits.lam.map((lam, i) => `λ of layer ${i} = ${num(lam)}`).filter(Boolean),
+  ...edits.negative ? [] : ["negative weights at 0"],
+].join(", ");
 
-// A card with the model's name, and places for what the parts of the page show in it.
-function makeCard(parent, model) {
-  const card = add(parent, "article");
-  add(card, "h3", shortName(model), { title: `${model.name}: ${model.about}` });
-  model.said = add(card, "p", "", { class: "answer", "aria-live": "polite" });
-  return card;
+// The maps that are shown of a head, their titles, their rows.
+const mapNames = ({ pairs }) => pairs ? ["A₁", "λA₂", "A"] : ["A"];
+
+function titleOf({ pairs, edits }, name) {
+  if (name !== "A" || !pairs) return name;
+  return edits.negative ? "A = A₁ − λA₂" : "A = A₁ − λA₂, negative weights at 0";
+}
+
+function mapOf({ head, changed }, layer, name) {
+  const { maps, lam, A } = changed.layers[layer];
+  if (name === "A") return A[head];
+  return name === "A₁" ? maps[2 * head] : maps[2 * head + 1].map(row => row.map(a => lam[head] * a));
+}
+
+// How much of a row of λA₂ meets weight in A₁: the share that cancels.
+const cancelled = (first, second) => sum(second.map((a, j) => Math.min(a, first[j]))) / sum(second);
+
+// A card of a model: what it says, the next token, controls, and per map of a head what `addMap` draws.
+function makeCard(parent, model, change, addMap) {
+  const card = add(parent, "article"), under = add(card, "div", "", { class: "cards" }), next = add(under, "div");
+  const name = add(next, "h3", shortName(model));
+  if (model.pairs) card.classList.add("wide");
+  model.said = add(next, "p", "", { class: "answer", "aria-live": "polite" });
+  model.title = add(next, "h4");
+  model.next = add(next, "div", "", { class: "bars" });
+  makeControls(add(under, "div"), model, change);
+  model.heads = add(add(card, "div", "Head ", { class: "row" }), "span", "", { class: "choices", role: "group" });
+  model.heads.id = `heads-${models.indexOf(model)}`;
+  const maps = add(card, "div", "", { class: "maps" });
+  model.show = mapNames(model).map(map => addMap(maps, model, map));
+  add(card, "small", `--attention=${model.mechanism}: ${model.about}`);
+  name.title = model.name;
 }
 
 // λ per layer, the switch and the way back, for a model that subtracts.
 function makeControls(parent, model, change) {
-  parent.replaceChildren();
-  if (!model.pairs) return add(parent, "p", "One softmax per head: every weight is above zero, and there is no λ to move.", { class: "faint" });
-  const sliders = add(parent, "div", "", { class: "sliders", id: `lam-${models.indexOf(model)}` });
-  model.layers.forEach((layer, i) => {
-    const learned = mean(layer.lam), range = { min: Math.min(-1, Math.floor(learned)), max: Math.max(1.5, Math.ceil(learned)), step: .01 };
-    slider(sliders, `λ of layer ${i}, learned ${num(learned)}`, { ...range, value: model.edits.lam[i] ?? learned }, lam => { model.edits.lam[i] = lam; change(); });
+  if (!model.pairs) return add(parent, "p", "One softmax per head: every weight is above zero, and there is no λ.");
+  const learned = model.layers.map(({ lam }) => mean(lam));
+  const sliders = learned.map((lam, i) => {
+    const range = { min: Math.min(0, Math.floor(lam)), max: Math.max(1.5, Math.ceil(lam)), step: .01, marks: [0, lam] };
+    return slider(parent, `λ of layer ${i}, learned ${num(lam)}`, range, to => { model.edits.lam[i] = to; change(); });
   });
-  const row = add(parent, "div", "", { class: "row" }), label = add(row, "label"), box = add(label, "input", "", { type: "checkbox" });
-  label.append("set negative weights to 0");
-  box.checked = !model.edits.negative;
+  const row = add(parent, "div", "", { class: "row" }), label = add(row, "label");
+  const box = add(label, "input", "", { type: "checkbox" });
+  label.append("negative weights at 0");
   box.onchange = () => { model.edits.negative = !box.checked; change(); };
-  add(row, "button", "As trained", { type: "button" }).onclick = () => setEdits(model, newEdits());
-  model.setControls = () => { makeControls(parent, model, change); change(); };
+  model.edit = edits => {
+    model.edits = edits;
+    sliders.forEach((set, i) => set(edits.lam[i] ?? learned[i]));
+    box.checked = !edits.negative;
+    change();
+  };
+  add(row, "button", "As trained").onclick = () => model.edit(newEdits());
+  sliders.forEach((set, i) => set(learned[i]));
 }
 
-function setEdits(model, edits) {
-  const buttons = () => [...document.querySelectorAll("button")], focused = buttons().indexOf(document.activeElement);
-  model.edits = edits;
-  model.setControls();
-  buttons()[focused]?.focus();
-}
+const showHeads = (model, change) => choices(
+  model.heads, model.changed.layers[0].A.map((_, i) => i), model.head, i => { model.head = i; change(); });
 
-// The likeliest next tokens behind position t, thick, and as trained, thin where the model was changed; `right` is ticked.
-function showNext(parent, model, t, right = null, n = 5) {
-  const [before, after] = [model.trained, model.changed].map(memory => probabilities(model, memory, t));
-  const best = [...after.keys()].sort((a, b) => after[b] - after[a]).slice(0, n);
-  if (right !== null && !best.includes(right)) best[n - 1] = right;
+// The likeliest tokens after position t, of the model as it is changed; `right` is ticked.
+function showNext(model, t, right = null, n = 4) {
+  const p = probabilities(model.changed, t), order = [...p.keys()].sort((a, b) => p[b] - p[a]);
+  const best = order.slice(0, n), parent = model.next;
+  if (right !== null && !best.includes(right)) best.push(right);
   parent.replaceChildren();
   for (const byte of best) {
+    const place = order.indexOf(byte);
     add(parent, "code", byte === right ? `✓ ${visible(byte)}` : visible(byte));
-    const bars = add(parent, "div");
-    add(bars, "i", "", { style: `--p: ${after[byte]}` });
-    if (isEdited(model)) add(bars, "i", "", { style: `--p: ${before[byte]}` });
-    add(parent, "span", chance(after[byte]));
+    add(parent, "i", "", { style: `--p: ${p[byte]}` });
+    add(parent, "span", chance(p[byte]) + (place < n ? "" : `, place ${place + 1}`));
   }
-  if (isEdited(model)) add(parent, "small", "thick: with your changes, thin: as trained");
 }

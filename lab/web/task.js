@@ -1,27 +1,16 @@
 // Part 1 of the page: which letter of a list is missing in a second one? Models of the task `missing` of lab.tasks.
 
-const MOST = 22;
-const task = { models: models.filter(model => model.missing), first: [], answer: "", tokens: [], layer: 0 };
+const task = { models: models.filter(model => model.missing), layer: 0, lists: [], right: {} };
 const [known, room] = task.models.length ? [
-  [...data.symbols].slice(0, Math.min(...task.models.map(model => model.missing.n_symbols))),
-  Math.min(MOST, ...task.models.map(model => Math.floor((model.config.block_size - 2) / 2))),
+  [..."ABCDEFGHIJKLMNOPQRSTUVWXYZ"].slice(0, Math.min(...task.models.map(model => model.missing.n_symbols))),
+  Math.min(22, ...task.models.map(model => Math.floor((model.config.block_size - 2) / 2))),
 ] : [[], 0];
 
 // The letters of a list that someone types, and what was done to them.
 function readList(typed) {
-  const list = [], notes = [], twice = [], unknown = [], capitals = [];
-  for (const c of typed.replace(/[\s,;]/g, "")) {
-    const letter = known.includes(c) ? c : known.includes(c.toUpperCase()) ? c.toUpperCase() : null;
-    if (!letter) unknown.push(c);
-    else if (list.includes(letter)) twice.push(letter);
-    else {
-      list.push(letter);
-      if (letter !== c) capitals.push(letter);
-    }
-  }
-  if (unknown.length) notes.push(`The models know ${known.join("")} and not ${unknown.join(" ")}.`);
-  if (capitals.length) notes.push(`Read as capitals: ${capitals.join(" ")}.`);
-  if (twice.length) notes.push(`Each letter counts once: ${twice.join(" ")}.`);
+  const letters = [...new Set(typed.toUpperCase().replace(/[\s,;]/g, ""))];
+  const list = letters.filter(c => known.includes(c));
+  const notes = letters.length > list.length ? [`The models know ${known.join("")} only.`] : [];
   if (list.length > room) notes.push(`Only the first ${room} letters are read.`);
   if (list.length < 3) notes.push("A list needs at least 3 different letters.");
   return { list: list.slice(0, room), notes: notes.join(" ") };
@@ -32,81 +21,83 @@ function shuffled(list) {
   return list.map(() => left.splice(Math.floor(Math.random() * left.length), 1)[0]);
 }
 
-// Ask about the list; the second one is dealt unless it is given.
-function ask(first, answer = first[Math.floor(Math.random() * first.length)], second = shuffled(first.filter(c => c !== answer))) {
-  Object.assign(task, { first, answer, tokens: question(first, second) });
+// A question about a list; the answer and the second list are drawn unless they are given.
+function deal(first, answer = shuffled(first)[0], second = shuffled(first.filter(c => c !== answer))) {
+  return { first, answer, tokens: [...first, "|", ...second, "?"].map(c => c.charCodeAt(0)) };
+}
+
+function ask(...given) {
+  Object.assign(task, deal(...given));
+  task.row = task.tokens.length - 1;
   showTask();
 }
 
-const question = (first, second) => [...first, "|", ...second, "?"].map(c => c.charCodeAt(0));
+const isRight = (memory, answer) =>
+  likeliest(probabilities(memory, memory.tokens.length - 1)) === answer.charCodeAt(0);
 
-// How many of 50 other lists as long as this one does each model, as it is changed, answer right?
+// How many of 50 lists as long as this one does each model, as it is changed, answer right? Kept for these lists.
 function askMany() {
-  const lists = Array.from({ length: 50 }, () => shuffled(known).slice(0, task.first.length));
-  for (const model of task.models) {
-    const memory = newMemory(model, model.edits);
-    const right = lists.filter(([answer, ...second]) => {
-      const tokens = question(shuffled([answer, ...second]), second);
-      return likeliest(probabilities(model, forward(model, memory, tokens), tokens.length - 1)) === answer.charCodeAt(0);
-    });
-    model.score.textContent = `right in ${right.length} of 50 other lists of ${task.first.length} letters`;
-  }
+  const n = task.first.length;
+  if (task.lists[0]?.first.length !== n)
+    Object.assign(task, { right: {}, lists: Array.from({ length: 50 }, () => deal(shuffled(known).slice(0, n))) });
+  for (const model of task.models) task.right[changedName(model)] ??=
+    task.lists.filter(({ answer, tokens }) => isRight(forward(model, tokens, model.edits), answer)).length;
+  const guess = ["a guess among the letters of the list", `about ${num(50 / n)}`];
+  fillTable(at("many-rows"), [[`50 other lists of ${n} letters`, "right"], ...Object.entries(task.right), guess]);
 }
 
 function typeList(list) {
   at("list").value = list.join("");
-  at("list-said").textContent = "";
+  tell("list", "");
 }
 
 function buildTask() {
-  const { models: [one] } = task, differential = task.models.find(model => model.pairs) ?? one;
-  const lams = differential.layers.map(layer => layer.lam ? mean(layer.lam) : 0);
+  const lams = (task.models.find(model => model.pairs) ?? task.models[0]).layers.map(({ lam }) => lam ? mean(lam) : 0);
   task.answering = task.layer = lams.indexOf(Math.max(...lams));  // the layer that subtracts most
+  at("room").textContent = Math.min(room, known.length);
   at("list").oninput = () => {
     const { list, notes } = readList(at("list").value);
-    at("list-said").textContent = notes;
+    tell("list", notes, list.length < 3);
     if (list.length > 2) ask(list);
   };
-  at("shuffle").onclick = () => ask(task.first);
-  at("many").onclick = askMany;
+  at("shuffle").onclick = () => ask(task.first, task.answer);
   at("new-list").onclick = () => {
     const list = shuffled(known).slice(0, Math.min(12, room));
     typeList(list);
     ask(list);
   };
-  for (const model of task.models) {
-    const card = makeCard(at("task-models"), model);
-    model.next = add(card, "div", "", { class: "bars" });
-    model.score = add(card, "p", "", { "aria-live": "polite" });
-    makeControls(add(card, "div"), model, showTask);
-    const rows = add(at("task-rows"), "div");
-    model.rows = Array.from({ length: headsOf(model) }, (_, head) => rowFigure(rows, `head ${head}`));
-    add(rows, "small", `${model.name}: ${model.about}`);
-  }
-  const isExample = room > 11 && known.includes("X"), start = isExample ? [..."GEPIMAXRWTKB"] : shuffled(known).slice(0, Math.min(5, room));
+  for (const model of task.models) makeCard(at("task-models"), model, showTask, rowFigure);
+  const isExample = room > 11 && known.includes("X");
+  const start = isExample ? [..."GEPIMAXRWTKB"] : shuffled(known).slice(0, Math.min(5, room));
   typeList(start);
-  isExample ? ask(start, "W", [..."TPKAXMGBRIE"]) : ask(start);
+  ask(start, ...isExample ? ["W", [..."TPKAXMGBRIE"]] : []);
 }
 
 function showTask() {
-  const { first, answer, tokens, layer, models: [one] } = task;
-  at("question").textContent = String.fromCharCode(...tokens);
+  const { first, answer, tokens, row, layer } = task, letters = tokens.map(visible), n = first.length;
+  const { min_items: least, max_items: most } = task.models[0].missing;
+  at("guess").textContent = `A guess among the letters of this list is right once in ${n}.`
+    + (n < least || n > most ? ` The models were trained on lists of ${least} to ${most} letters only.` : "");
   choices(at("take"), first, first.indexOf(answer), i => ask(first, first[i]));
-  choices(at("task-layer"), one.layers.map((_, i) => i), layer, i => { task.layer = i; showTask(); });
+  choices(at("question"), letters, row, i => { task.row = i; showTask(); });
+  const layers = Math.min(...task.models.map(model => model.layers.length));
+  choices(at("task-layer"), [...Array(layers).keys()], layer, i => { task.layer = i; showTask(); });
+  task.models.forEach(model => think(model, tokens));
+  const rowsOf = model => mapNames(model).map(name => [...mapOf(model, layer, name)[row]]);
+  const parts = { "first list": n, bar: n + 1, "second list": 2 * n, "?": 2 * n + 1 };
+  const scale = task.models.flatMap(rowsOf).flat();
   for (const model of task.models) {
-    model.score.textContent = "";
-    const memory = think(model, tokens), last = tokens.length - 1, L = model.config.block_size;
-    showNext(model.next, model, last, answer.charCodeAt(0), 4);
-    const p = probabilities(model, memory, last), said = likeliest(p), right = said === answer.charCodeAt(0);
-    model.said.textContent = `${right ? "✓" : "✗"} answers ${visible(said)}, ${right ? "which is right" : `but ${answer} is missing`}`;
-    model.said.classList.toggle("right", right);
-    if (model.pairs) document.querySelectorAll(".outcome").forEach((place, i) =>  // of the step for λ, and of that for the switch
-      place.textContent = isEdited(model) && model.edits.negative !== !!i ? `${model.name}: ${model.said.textContent}` : "");
-    model.rows.forEach((figure, head) => {
-      const row = [...memory.layers[layer].A[head].slice(last * L, last * L + last + 1)], n = first.length;
-      const parts = [["first list", 0, n], ["bar", n, n + 1], ["second list", n + 1, last], ["?", last, last + 1]];
-      const words = "Sums: " + parts.map(([name, from, to]) => `${name} ${num(sum(row.slice(from, to)))}`).join(", ");
-      figure.show(row, tokens.map(visible), words, first.indexOf(answer), { name: `${model.name}, layer ${layer}, head ${head}` });
+    const said = visible(likeliest(probabilities(model.changed, 2 * n))), right = isRight(model.changed, answer);
+    model.said.textContent = `${right ? "✓" : "✗"} answers ${said}, ${right ? "which is right" : `but ${answer} is missing`}`;
+    showNext(model, 2 * n, answer.charCodeAt(0));
+    showHeads(model, showTask);
+    rowsOf(model).forEach((values, i, rows) => {
+      let from = 0;
+      const sums = Object.entries(parts).map(([name, to]) => `${name} ${num(sum(values.slice(from, from = to)))}`);
+      const name = mapNames(model)[i], seen = sums.slice(0, 1 + (row >= n) + (row > n) + (row === 2 * n));
+      const cancels = name === "λA₂" ? `; ${percent(cancelled(rows[0], values))} of it cancels` : "";
+      const words = `Sums: ${seen.join(", ")}${cancels}`;
+      model.show[i](titleOf(model, name), values, letters, words, { scale, mark: first.indexOf(answer) });
     });
   }
 }
