@@ -29,7 +29,7 @@ from train import evaluate
 
 WEB = ROOT / "lab/web"
 KINDS = {Differential: "softmax", Temperature: "softmax", Softmax1: "softmax1", Attention: "softmax"}
-SCRIPTS = ("gpt", "draw", "models", "task", "text", "sketch", "start")
+SCRIPTS = ("gpt", "draw", "models", "task", "head", "text", "sketch", "start")
 ALPHABET = "".join(chr(i) for i in range(35, 127) if chr(i) not in "&<>\\")[:87]  # what JSON in a <script> may hold
 HALF = len(ALPHABET) // 2
 

@@ -16,18 +16,21 @@ function unpack({ rows, columns, codes, scales }, alphabet) {
   return { rows, columns, data };
 }
 
-// X Wᵀ for n rows X, two of them at a time.
+// X Wᵀ for n rows X, four of them at a time; the last ones may be the same.
 function times(X, n, { rows, columns, data }) {
   const Y = new Float32Array(n * rows);
-  for (let t = 0; t < n; t += 2) for (let row = 0; row < rows; row++) {
-    const u = Math.min(t + 1, n - 1), x = t * columns, z = u * columns, w = row * columns;
-    let a = 0, b = 0;
-    for (let i = 0; i < columns; i++) {
-      a += data[w + i] * X[x + i];
-      b += data[w + i] * X[z + i];
+  for (let t = 0; t < n; t += 4) {
+    const four = [0, 1, 2, 3].map(i => Math.min(t + i, n - 1)), [x, y, z, u] = four.map(t => t * columns);
+    for (let row = 0; row < rows; row++) {
+      const w = row * columns;
+      let a = 0, b = 0, c = 0, d = 0;
+      for (let i = 0; i < columns; i++) {
+        const weight = data[w + i];
+        a += weight * X[x + i]; b += weight * X[y + i]; c += weight * X[z + i]; d += weight * X[u + i];
+      }
+      Y[four[0] * rows + row] = a; Y[four[1] * rows + row] = b;
+      Y[four[2] * rows + row] = c; Y[four[3] * rows + row] = d;
     }
-    Y[t * rows + row] = a;
-    Y[u * rows + row] = b;
   }
   return Y;
 }
@@ -68,7 +71,7 @@ function weigh(S, kind = "softmax") {
   return e.map(a => a / total);
 }
 
-// The maps of a layer whose normalised input is Z, λ and A per head, and Y, the heads' normalised outputs.
+// What a layer makes of its normalised input Z: scores, maps, values; per head λ and A; outputs AV, and normalised Y.
 function attention(model, layer, Z, n, { lam: given, negative }) {
   const { n_head: H, n_embd: C } = model.config, D = C / H, QKV = times(Z, n, layer.qkv);
   const part = (t, i, width) => QKV.subarray(3 * C * t + i * width, 3 * C * t + (i + 1) * width);
@@ -79,18 +82,19 @@ function attention(model, layer, Z, n, { lam: given, negative }) {
   }
   const scale = map => layer.g ? layer.g[map] : 1 / Math.sqrt(D);
   const score = (map, t, j) => scale(map) * dot(part(t, map, D), part(j, H + map, D));
-  const row = (map, t) => weigh(Float32Array.from({ length: t + 1 }, (_, j) => score(map, t, j)), model.kind);
-  const maps = Array.from({ length: H }, (_, map) => Array.from({ length: n }, (_, t) => row(map, t)));
+  const scores = (map, t) => Float32Array.from({ length: t + 1 }, (_, j) => score(map, t, j));
+  const maps = Array.from({ length: H }, (_, map) =>
+    Array.from({ length: n }, (_, t) => weigh(scores(map, t), model.kind)));
   const heads = model.pairs ? H / 2 : H, E = C / heads;
   const lam = model.pairs ? Array.from({ length: heads }, (_, i) => given ?? layer.lam[i % layer.lam.length]) : null;
   let A = lam ? lam.map((x, i) => maps[2 * i].map((row, t) => row.map((a, j) => a - x * maps[2 * i + 1][t][j]))) : maps;
   if (!negative) A = A.map(rows => rows.map(row => row.map(a => Math.max(0, a))));
-  const Y = new Float32Array(n * C);
+  const value = (head, t) => part(t, 2 * heads + head, E), AV = new Float32Array(n * C);
   A.forEach((rows, head) => rows.forEach((row, t) => row.forEach((a, j) => {
-    const v = part(j, 2 * heads + head, E), at = t * C + head * E;
-    for (let i = 0; i < E; i++) Y[at + i] += a * v[i];
+    const v = value(head, j), at = t * C + head * E;
+    for (let i = 0; i < E; i++) AV[at + i] += a * v[i];
   })));
-  return { maps, lam, A, Y: layer.gain ? normed(Y, n * heads, layer.gain) : Y };
+  return { scores, maps, lam, A, value, AV, Y: layer.gain ? normed(AV, n * heads, layer.gain) : AV };
 }
 
 // What the model makes of `tokens`, at most block_size of them: what each layer's attention makes, and logits.

@@ -66,7 +66,8 @@ function makeControls(parent, model, change) {
   if (!model.pairs) return add(parent, "p", "One softmax per head: every weight is above zero, and there is no λ.");
   const learned = model.layers.map(({ lam }) => mean(lam));
   const sliders = learned.map((lam, i) => {
-    const range = { min: Math.min(0, Math.floor(lam)), max: Math.max(1.5, Math.ceil(lam)), step: .01, marks: [0, lam] };
+    const [min, max] = [Math.min(0, Math.floor(lam)), Math.max(1.5, Math.ceil(lam))];
+    const range = { min, max, step: .01, marks: [0, lam.toFixed(2)] };
     return slider(parent, `λ of layer ${i}, learned ${num(lam)}`, range, to => { model.edits.lam[i] = to; change(); });
   });
   const row = add(parent, "div", "", { class: "row" }), label = add(row, "label");

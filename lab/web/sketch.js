@@ -43,13 +43,13 @@ function showSketch() {
 
 // Contrast against λ, on a logarithmic scale up to 1000 or more: the bound e^Δ, one softmax, the difference.
 function drawContrast(A1, A2, first, range) {
-  const svg = at("contrast"), decades = Math.max(3, Math.ceil(range / Math.LN10) + 1), x = lam => 50 + 340 * lam / 1.2;
+  const svg = at("contrast"), decades = Math.max(3, Math.ceil(range / Math.LN10) + 1), x = lam => 58 + 332 * lam / 1.2;
   const y = a => 180 - 160 * Math.max(-.1, Math.min(decades, Math.log10(a))) / decades;
   svg.replaceChildren();
   for (let i = 0; i <= decades; i++) {
-    add(svg, "path", "", { d: `M50,${y(10 ** i)}H390`, class: "axis" });
+    add(svg, "path", "", { d: `M58,${y(10 ** i)}H390`, class: "axis" });
     const size = i < 4 ? 10 ** i : `10${raised(i)}`;
-    add(svg, "text", i < decades ? size : `≥ ${size}`, { x: 45, y: y(10 ** i) + 4, "text-anchor": "end" });
+    add(svg, "text", i < decades ? size : `≥ ${size}`, { x: 53, y: y(10 ** i) + 4, "text-anchor": "end" });
   }
   for (const lam of [0, .2, .4, .6, .8, 1, 1.2])
     add(svg, "text", lam || "λ = 0", { x: x(lam), y: 204, "text-anchor": "middle" });

@@ -25,10 +25,12 @@ function published(link) {
 document.querySelectorAll("a[href$='.md'], a[href*='.md#']").forEach(a => a.href = published(a.href));
 
 if (task.models.length) buildTask();
+if (text.models.some(model => model.pairs)) buildHead();
 if (text.models.length) buildText();
 buildSketch();
 document.querySelectorAll(".answering").forEach(layer => layer.textContent = task.answering ?? 1);
 const shown = { task: task.models.length, "step-2": taskPair, "step-3": taskPair };
 Object.assign(shown, { "part-text": text.models.length, "step-4": text.groups.length > 1 });
 for (const id in shown) at(id).hidden = !shown[id];
-document.querySelectorAll("a[href^='#']").forEach(a => a.parentNode.hidden = at(a.hash.slice(1)).closest("[hidden]"));
+document.querySelectorAll("a[href^='#']").forEach(a =>
+  (a.closest("li") ?? a).hidden = at(a.hash.slice(1)).closest("[hidden]"));

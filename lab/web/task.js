@@ -46,11 +46,6 @@ function askMany() {
   fillTable(at("many-rows"), [[`50 other lists of ${n} letters`, "right"], ...Object.entries(task.right), guess]);
 }
 
-function typeList(list) {
-  at("list").value = list.join("");
-  tell("list", "");
-}
-
 function buildTask() {
   const lams = (task.models.find(model => model.pairs) ?? task.models[0]).layers.map(({ lam }) => lam ? mean(lam) : 0);
   task.answering = task.layer = lams.indexOf(Math.max(...lams));  // the layer that subtracts most
@@ -61,16 +56,15 @@ function buildTask() {
     if (list.length > 2) ask(list);
   };
   at("shuffle").onclick = () => ask(task.first, task.answer);
-  at("new-list").onclick = () => {
-    const list = shuffled(known).slice(0, Math.min(12, room));
-    typeList(list);
-    ask(list);
+  const start = (list, ...given) => {
+    at("list").value = list.join("");
+    tell("list", "");
+    ask(list, ...given);
   };
+  at("new-list").onclick = () => start(shuffled(known).slice(0, Math.min(12, room)));
   for (const model of task.models) makeCard(at("task-models"), model, showTask, rowFigure);
-  const isExample = room > 11 && known.includes("X");
-  const start = isExample ? [..."GEPIMAXRWTKB"] : shuffled(known).slice(0, Math.min(5, room));
-  typeList(start);
-  ask(start, ...isExample ? ["W", [..."TPKAXMGBRIE"]] : []);
+  if (room > 11 && known.includes("X")) start([..."GEPIMAXRWTKB"], "W", [..."TPKAXMGBRIE"]);
+  else at("new-list").onclick();
 }
 
 function showTask() {
@@ -88,7 +82,8 @@ function showTask() {
   const scale = task.models.flatMap(rowsOf).flat();
   for (const model of task.models) {
     const said = visible(likeliest(probabilities(model.changed, 2 * n))), right = isRight(model.changed, answer);
-    model.said.textContent = `${right ? "✓" : "✗"} answers ${said}, ${right ? "which is right" : `but ${answer} is missing`}`;
+    const words = right ? `✓ answers ${said}, which is right` : `✗ answers ${said}, but ${answer} is missing`;
+    model.said.textContent = words;
     showNext(model, 2 * n, answer.charCodeAt(0));
     showHeads(model, showTask);
     rowsOf(model).forEach((values, i, rows) => {

@@ -57,21 +57,14 @@ function spread({ changed }, of) {
 
 // For this text, of all groups: effective tokens of A₁ and of A, and the loss.
 function showSpread() {
-  const names = [...new Set(text.models.map(shortName))], table = at("spread"), head = add(table, "tr");
-  table.replaceChildren(head);
-  for (const name of ["", ...names]) add(head, "th", name);
-  for (const group of text.groups) {
-    const line = add(table, "tr");
-    add(line, "th", nameOf(group));
-    for (const name of names) {
-      const model = group.find(model => shortName(model) === name), cell = add(line, "td");
-      if (!model) continue;
-      think(model, text.tokens);
-      const first = model.pairs ? `A₁ ${spread(model, ({ maps }) => maps.filter((_, i) => i % 2 === 0))} → A ` : "";
-      add(cell, "div", first + spread(model, ({ A }) => A) + (isEdited(model) ? " (changed)" : ""));
-      add(cell, "small", `loss ${num(loss(model.changed))}`);
-    }
-  }
+  const names = [...new Set(text.groups.flat().map(shortName))], cell = model => {
+    think(model, text.tokens);
+    const first = model.pairs ? `A₁ ${spread(model, ({ maps }) => maps.filter((_, i) => i % 2 === 0))} → A ` : "";
+    const end = isEdited(model) ? " (changed)" : "";
+    return `${first}${spread(model, ({ A }) => A)}, loss ${num(loss(model.changed))}${end}`;
+  };
+  const cells = group => names.map(name => group.filter(model => shortName(model) === name).map(cell).join());
+  fillTable(at("spread"), [["", ...names], ...text.groups.map(group => [nameOf(group), ...cells(group)])]);
 }
 
 // Everything that depends on the query, too.
@@ -93,6 +86,7 @@ function showQuery() {
     showNext(model, row, tokens[row + 1] ?? null);
     model.show.forEach(show => show());
   }
+  showHead();
 }
 
 const strength = a => Math.min(1, Math.log1p(Math.abs(a) / .001) / Math.log1p(1000));  // a symmetric logarithm
