@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_docs import anchors
 
 import ideas  # noqa: F401  more mechanisms
@@ -229,6 +230,58 @@ def test_it_says_the_answer_of_both_models_and_what_the_steps_make_of_it():
 
 
 @browser
+@torch.no_grad()
+def test_of_50_lists_it_counts_those_that_a_model_answers_right():
+    script = """(ask([..."ABCD"]), askMany(), task.right.vanilla = undefined,
+        task.lists.forEach((list, i) => { if (i % 2) list.answer = visible(likeliest(probabilities(
+            forward(models[0], list.tokens), 2 * 4))); }),
+        askMany(), [task.lists.map(({ tokens, answer }) => [tokens, answer]), task.right.vanilla])"""
+    (lists, right), _ = opened(html(content(*tasks("vanilla"))), script)
+    said = [chr(build("vanilla")(torch.tensor([tokens]))[0, -1].argmax().item()) for tokens, _ in lists]
+    assert right == sum(s == answer for s, (_, answer) in zip(said, lists, strict=True))
+    for tokens, answer in lists[::2]:
+        first, second = bytes(tokens).decode().rstrip("?").split("|")
+        assert {*first} - {*second} == {answer} and len(first) == len(second) + 1 == 4
+
+
+@browser
+@torch.no_grad()
+def test_its_table_of_effective_tokens_has_torch_s_numbers():
+    gpts = [build(name) for name in ("vanilla", "differential")]
+    shown = [exported(name, gpt, checkpoint()) for name, gpt in zip(("vanilla", "differential"), gpts, strict=True)]
+    script = "(showSpread(), [...at('spread').rows[1].cells].slice(1).map(cell => cell.textContent))"
+    cells, _ = opened(html(content(*shown)), script)
+    tokens = torch.tensor([list(b"to be")])
+    for cell, gpt in zip(cells, gpts, strict=True):
+        layers, inputs = [block.attention for block in gpt.blocks], activations(gpt, tokens)[0]
+        maps = [[layer.attention_map(x) for layer, x in zip(layers, inputs, strict=True)]]
+        if layers[0].maps_per_head == 2:
+            maps.insert(0, [layer.both_maps(x)[0] for layer, x in zip(layers, inputs, strict=True)])
+        there = [torch.stack([effective_tokens(A) for A in of]).mean().item() for of in maps]
+        there.append(F.cross_entropy(gpt(tokens)[0, :-1], tokens[0, 1:]).item())
+        assert [float(number) for number in re.findall(r"\d+\.\d+", cell)] == pytest.approx(there, abs=0.006)
+
+
+@browser
+def test_each_part_of_the_diagram_shows_numbers_of_its_own():
+    script = """(text.row = 3, showText(), [partsOf(models[0], text.layer, 3).rows, diagram.buttons.map(button => {
+        button.onpointerenter();
+        const bars = [...document.querySelectorAll("#numbers i")].map(bar => getComputedStyle(bar.parentNode));
+        return [at("numbers").textContent, at("part-says").textContent,
+            Math.max(...bars.map(style => +style.getPropertyValue("--size")))];
+    })])"""
+    (rows, parts), _ = opened(html(content(exported("differential", build("differential"), checkpoint()))), script)
+    assert len({words for words, *_ in parts}) == len({says for _, says, _ in parts}) == 9
+    largest = [max(map(abs, row)) for row in rows]
+    assert parts[5][2] / parts[4][2] == pytest.approx(largest[5] / largest[4], rel=0.01)  # λA₂ and A₂ are of one scale
+    delta, *lengths = re.search(
+        r"Δ = ([\d.]+).*length ([\d.]+) before the norm, ([\d.]+) ", parts[0][0] + parts[8][0]
+    ).groups()
+    there = [max(rows[0]) - min(rows[0]), *(sum(a * a for a in row) ** 0.5 for row in rows[7:])]
+    assert [float(delta), *map(float, lengths)] == pytest.approx(there, rel=0.01)
+
+
+@browser
 def test_a_list_of_another_length_than_in_training_is_said_to_be_one():
     script = "[3, 5].map(n => (ask(known.slice(0, n)), at('guess').textContent.split('. ')[1] ?? ''))"
     found, _ = opened(html(content(*tasks("vanilla"))), script)
@@ -324,13 +377,18 @@ def test_everything_can_be_moved():
 
 @browser
 def test_a_page_of_one_model_shows_what_it_can():
-    ids = ["task", "step-1", "step-2", "step-3", "part-text", "step-4", "step-5"]
+    ids = ["task", "step-1", "step-2", "step-3", "part-text", "step-4", "step-5", "head"]
     script = f"""[{ids}.map(id => Boolean(at(id).closest("[hidden]"))),
         [...document.querySelectorAll("nav li")].filter(line => !line.hidden).map(line => line.value)]"""
     for shown, hidden, path in (
-        (exported("softmax1", build("softmax1"), checkpoint()), [True, True, True, True, False, True, False], [5]),
-        (tasks("differential")[0], [False, False, False, False, True, True, False], [1, 2, 3, 5]),
-        (tasks("temperature")[0], [False, False, True, True, True, True, False], [1, 5]),
+        (
+            exported("softmax1", build("softmax1"), checkpoint()),
+            [True, True, True, True, False, True, False, True],
+            [5],
+        ),
+        (exported("no-norm", build("no-norm"), checkpoint()), [True, True, True, True, False, True, False, False], [5]),
+        (tasks("differential")[0], [False, False, False, False, True, True, False, True], [1, 2, 3, 5]),
+        (tasks("temperature")[0], [False, False, True, True, True, True, False, True], [1, 5]),
     ):
         assert opened(html(content(shown)), script)[0] == [hidden, path]
 
