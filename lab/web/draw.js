@@ -102,7 +102,7 @@ function rowFigure(parent) {
 function effective(row) {
   let all = 0, logs = 0;
   for (const a of row) if (a) { all += Math.abs(a); logs += Math.abs(a) * Math.log(Math.abs(a)); }
-  return Math.exp(Math.log(all) - logs);
+  return Math.exp(Math.log(all) - logs / all);
 }
 
 // The share of Σ|a| that is below zero.
