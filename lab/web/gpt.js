@@ -74,27 +74,28 @@ function weigh(S, kind = "softmax") {
 // What a layer makes of its normalised input Z: scores, maps, values; per head λ and A; outputs AV, and normalised Y.
 function attention(model, layer, Z, n, { lam: given, negative }) {
   const { n_head: H, n_embd: C } = model.config, D = C / H, QKV = times(Z, n, layer.qkv);
-  const part = (t, i, width) => QKV.subarray(3 * C * t + i * width, 3 * C * t + (i + 1) * width);
-  for (let t = 0; t < n; t++) for (let i = 0; i < 2 * H; i++) {  // queries, then keys
-    const x = part(t, i, D);
+  const parts = (i, width) => Array.from({ length: n }, (_, t) =>
+    QKV.subarray(3 * C * t + i * width, 3 * C * t + (i + 1) * width));
+  const [Q, K] = [0, H].map(first => Array.from({ length: H }, (_, map) => parts(first + map, D)));
+  for (const vectors of [...Q, ...K]) vectors.forEach((x, t) => {
     rotate(x, t);
-    if (layer.g) x.set(x.map((length => a => a / length)(Math.max(1e-6, Math.sqrt(dot(x, x))))));
-  }
+    if (!layer.g) return;
+    const length = Math.max(1e-6, Math.sqrt(dot(x, x)));
+    x.forEach((a, i) => x[i] = a / length);
+  });
   const scale = map => layer.g ? layer.g[map] : 1 / Math.sqrt(D);
-  const score = (map, t, j) => scale(map) * dot(part(t, map, D), part(j, H + map, D));
-  const scores = (map, t) => Float32Array.from({ length: t + 1 }, (_, j) => score(map, t, j));
-  const maps = Array.from({ length: H }, (_, map) =>
-    Array.from({ length: n }, (_, t) => weigh(scores(map, t), model.kind)));
+  const scores = (map, t) => new Float32Array(t + 1).map((_, j) => scale(map) * dot(Q[map][t], K[map][j]));
+  const maps = Q.map((vectors, map) => vectors.map((_, t) => weigh(scores(map, t), model.kind)));
   const heads = model.pairs ? H / 2 : H, E = C / heads;
   const lam = model.pairs ? Array.from({ length: heads }, (_, i) => given ?? layer.lam[i % layer.lam.length]) : null;
   let A = lam ? lam.map((x, i) => maps[2 * i].map((row, t) => row.map((a, j) => a - x * maps[2 * i + 1][t][j]))) : maps;
   if (!negative) A = A.map(rows => rows.map(row => row.map(a => Math.max(0, a))));
-  const value = (head, t) => part(t, 2 * heads + head, E), AV = new Float32Array(n * C);
+  const V = A.map((_, head) => parts(2 * heads + head, E)), AV = new Float32Array(n * C);
   A.forEach((rows, head) => rows.forEach((row, t) => row.forEach((a, j) => {
-    const v = value(head, j), at = t * C + head * E;
+    const v = V[head][j], at = t * C + head * E;
     for (let i = 0; i < E; i++) AV[at + i] += a * v[i];
   })));
-  return { scores, maps, lam, A, value, AV, Y: layer.gain ? normed(AV, n * heads, layer.gain) : AV };
+  return { scores, maps, lam, A, V, AV, Y: layer.gain ? normed(AV, n * heads, layer.gain) : AV };
 }
 
 // What the model makes of `tokens`, at most block_size of them: what each layer's attention makes, and logits.

@@ -10,7 +10,7 @@ const PARTS = [
   ["3 / 2", "λA₂", "The second row times λ: this is subtracted."],
   ["4 / 1", "A₁ − λA₂", "What both rows share cancels. Where λA₂ is larger, the weight is below zero."],
   ["4 / 2", "times V", "The values, each times its weight, added up. Bars are the channels of the sum."],
-  ["4 / 3", "norm", "Subtracting shrank the row to the sum 1 − λ, and the norm restores the length."],
+  ["4 / 3", "norm", "Subtracting shrank the row to the sum 1 − λ. The norm restores the length, in a model that has one."],
 ];
 const diagram = { part: 6 };
 
@@ -25,12 +25,12 @@ function buildHead() {
 
 // The row of each part, in the order of PARTS, for the query `row` of a layer.
 function partsOf({ head, changed }, layer, row) {
-  const { scores, maps, lam, A, value, AV, Y } = changed.layers[layer], E = value(0, 0).length;
+  const { scores, maps, lam, A, V, AV, Y } = changed.layers[layer], E = V[head][0].length;
   const length = list => Math.sqrt(sum([...list].map(a => a * a))), from = AV.length / A[0].length * row + head * E;
   const second = [...maps[2 * head + 1][row]], ofHead = list => [...list.subarray(from, from + E)];
-  const V = second.map((_, j) => length(value(head, j)));
+  const lengths = second.map((_, j) => length(V[head][j]));
   return { length, rows: [
-    [...scores(2 * head, row)], [...scores(2 * head + 1, row)], V, [...maps[2 * head][row]], second,
+    [...scores(2 * head, row)], [...scores(2 * head + 1, row)], lengths, [...maps[2 * head][row]], second,
     second.map(a => lam[head] * a), [...A[head][row]], ofHead(AV), ofHead(Y),
   ] };
 }

@@ -11,7 +11,10 @@ function buildText() {
   text.length = Math.min(...text.models.map(model => model.config.block_size));
   at("length").textContent = text.length;
   at("text").value = data.text;
-  at("text").oninput = read;
+  at("text").oninput = () => {
+    clearTimeout(text.typing);
+    text.typing = setTimeout(read, 30);  // when the letter has been painted
+  };
   text.layer = Math.min(...text.models.map(model => model.layers.length)) - 1;
   matchMedia("(prefers-color-scheme: dark)").onchange = showQuery;
   read();
