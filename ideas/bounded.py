@@ -9,6 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from ideas.ablations import FixedLambda, LambdaZero, NormedVanilla
+from ideas.denominator import Cog, ExpMinusOne, Threshold
 from ideas.difference import AddOnly, Gate, Rectified, Sum
 from ideas.lambdas import DiffV2, MinusEven
 from ideas.mistakes import NoNorm
@@ -42,11 +43,24 @@ class LargeLambda(FixedLambda):
         return self.cos.new_full((1,), 0.9)
 
 
+class RectifiedHalf(Rectified, HalfLambda):
+    """rectified-0.5: A = max(0, softmax(S₁) − 0.5 softmax(S₂)). Stores A."""
+
+
+class RectifiedLarge(Rectified, LargeLambda):
+    """rectified-0.9: A = max(0, softmax(S₁) − 0.9 softmax(S₂)). Stores A."""
+
+
 CONTROLS = {  # what else differs between vanilla and differential, at g = 2
     "softmax1": Softmax1,
     "add-only": AddOnly,
     "sum": Sum,
     "rectified": Rectified,
+    "rectified-0.5": RectifiedHalf,
+    "rectified-0.9": RectifiedLarge,
+    "exp-minus-one": ExpMinusOne,
+    "threshold": Threshold,
+    "cog": Cog,
     "no-norm": WithoutNorm,
     "minus-even": MinusEven,
     "normed-vanilla": NormedVanilla,
