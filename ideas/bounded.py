@@ -58,7 +58,6 @@ CONTROLS = {  # what else differs between vanilla and differential, at g = 2
     "rectified": Rectified,
     "rectified-0.5": RectifiedHalf,
     "rectified-0.9": RectifiedLarge,
-    "exp-minus-one": ExpMinusOne,
     "threshold": Threshold,
     "cog": Cog,
     "no-norm": WithoutNorm,
@@ -116,5 +115,6 @@ BOUNDED = {"rms-qk": NormedScoresVanilla, "rms-qk-differential": NormedScoresDif
 for g in RANGES:
     BOUNDED[f"bounded-{g}"] = bounded(Attention, g, f"bounded-{g}")
     BOUNDED[f"bounded-{g}-differential"] = bounded(Differential, g, f"bounded-{g}-differential")
+    BOUNDED[f"bounded-{g}-exp-minus-one"] = bounded(ExpMinusOne, g, f"bounded-{g}-exp-minus-one")  # one map, and sharp
 for name, mechanism in CONTROLS.items():
     BOUNDED[f"bounded-2-{name}"] = bounded(mechanism, 2, f"bounded-2-{name}")
