@@ -128,16 +128,19 @@ def hull(figure, *panels):
         ax.plot(y[:, 0], y[:, 1], ls="", marker=".", ms=1.5, color=look(name)["color"], alpha=0.5)
         ax.plot(*v[[0, 1, 2, 0]].T.numpy(), color="k", lw=1)
         if name == "differential":  # its hull has the corners vᵢ − λvⱼ
-            corners = torch.stack(
-                [v[i] - lam * v[j] for i, j in ((0, 1), (2, 1), (2, 0), (1, 0), (1, 2), (0, 2), (0, 1))]
-            )
-            ax.plot(*corners.T.numpy(), color="k", lw=0.8, ls="--")
+            pairs = ((0, 1), (2, 1), (2, 0), (1, 0), (1, 2), (0, 2), (0, 1))
+            corners = torch.stack([v[i] - lam * v[j] for i, j in pairs]).numpy()
+            ax.plot(*corners.T, color="k", lw=0.8)
+            ax.plot(*(2 * corners.T), color="k", lw=0.8, ls="--")
+            for text, corner, up in ((f"v₃ − {lam} v₁", 2, 7), (f"v₁ − {lam} v₃", 5, -8)):
+                place = {"xytext": (0, up), "textcoords": "offset points", "ha": "center", "va": "center"}
+                ax.annotate(text, corners[corner], **place, fontsize=7)
         for i, (x0, y0) in enumerate(v.tolist()):
             place = (-6, -14) if i == 0 else (4, 4)
             ax.annotate(f"v{'₁₂₃'[i]}", (x0, y0), xytext=place, textcoords="offset points", weight="bold")
         ax.plot(0, 0, marker="+", ms=10, color="k")
         ax.annotate("zero", (0, 0), xytext=(5, -10), textcoords="offset points", fontsize=8)
-        ax.set(title=title, xlim=(-2, 2.8), ylim=(-2, 2.2), aspect="equal")
+        ax.set(title=title, xlim=(-2.2, 3), ylim=(-2.5, 3.3), aspect="equal")
         ax.grid(alpha=0.3)
     figure.suptitle("A head's output, 4000 random rows of scores", fontsize=10)
 

@@ -182,7 +182,7 @@ def test_the_lowest_mean_over_all_tuning_seeds_is_the_best():
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 def test_the_same_command_continues_after_an_interruption(corpus):
     """With no-norm, one of whose parameters no gradient reaches: the optimizer has no state for it."""
-    options = SMALL | {"max_iters": 400, "eval_interval": 400, "dataset": str(corpus)}
+    options = SMALL | {"max_iters": 120, "eval_interval": 120, "dataset": str(corpus)}
     command = [sys.executable, "-m", "lab.compare", str(ROOT / "config/cpu.toml")]
     command += [f"--{name}={value}" for name, value in options.items()]
     command += ["--attentions=no-norm", "--seeds=2", "--out_dir=out/stopped"]
@@ -193,7 +193,7 @@ def test_the_same_command_continues_after_an_interruption(corpus):
             time.sleep(0.02)
         program.send_signal(signal.SIGTERM)
         assert "stopped, 1 of 1 runs are left: the same command" in program.stdout.read()
-    assert program.returncode == 143 and 20 < load(run / "ckpt.pt")["step"] < 400
+    assert program.returncode == 143 and 20 < load(run / "ckpt.pt")["step"] < 120
     _, again = parse(compare, command[3:])
     assert compare(**again)[0]["loss"]["n"] == 1
     (shape,), alone = bind(train, [], {k: v for k, v in again.items() if k not in ("attentions", "seeds")})

@@ -160,10 +160,10 @@ def test_a_run_killed_at_random_moments_is_the_run_never_killed(name, corpus, wh
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_a_run_killed_at_any_line_that_saves_is_the_run_never_killed(part, corpus, whole_runs):
-    """At every sixth of them, that is, the mechanisms taking turns."""
+    """At every twelfth of them, that is, the mechanisms taking turns."""
     name, lines = THE_FOUR[part], 0
     options = SHAPE | SHORT | {"dataset": corpus, "attention": name}
-    for line in itertools.count(6 * part, 24):
+    for line in itertools.count(12 * part, 48):
         out = Path(f"run-{line}")
         if finish(begin(options | {"out_dir": out}, die_at_line=line))[0] == 0:
             break  # it has no more lines
@@ -172,7 +172,7 @@ def test_a_run_killed_at_any_line_that_saves_is_the_run_never_killed(part, corpu
         assert code == 0, said
         assert same(state(out), whole_runs[name]), line
         assert not [*out.glob("*.part")]
-    assert lines > 10
+    assert lines > 5
 
 
 # ---------------------------------------------------------------------------- signals

@@ -119,10 +119,11 @@ def answering_rows(gpt, x):
     """[{head and map: its row that answers, BT}] of each layer; of a difference also A₁ and λA₂ = A₁ − A."""
     layers = []
     for i, (block, z) in enumerate(zip(gpt.blocks, activations(gpt, x)[0], strict=True)):
-        maps = {"A": block.attention.attention_map(z)}
+        maps, A = {}, block.attention.attention_map(z)
         if isinstance(block.attention, Differential):
             A1, _ = block.attention.both_maps(z)
-            maps |= {"A₁": A1, "λA₂": A1 - maps["A"]}
+            maps = {"A₁": A1, "λA₂": A1 - A}
+        maps["A"] = A
         heads = range(block.attention.G)
         layers.append({f"layer {i}, head {h}: {name}": A[:, h, -1] for h in heads for name, A in maps.items()})
     return layers
@@ -137,12 +138,12 @@ def weights_on(gpt, x, n_items):
 
 
 def draw(path, gpt, x, y):
-    """The row that answers the context x 1T, a column of panels per layer; black: the missing item y 1."""
-    layers, tokens, color = answering_rows(gpt, x), x[0].tolist(), look(gpt.config.attention)["color"]
-    rows, columns = len(layers[0]), len(layers)
-    panels = [panel for row in zip(*(layer.items() for layer in layers), strict=True) for panel in row]
-    with drawing(path, 4.2 * columns, 0.8 + 1.7 * rows, rows, columns, sharey=True) as (figure, grid):
-        for i, (axes, (name, row)) in enumerate(zip(grid, panels, strict=True)):
+    """The row that answers the context x 1T, in the last layer, a line of panels per head; black: the missing item y 1."""
+    panels, tokens, color = answering_rows(gpt, x)[-1], x[0].tolist(), look(gpt.config.attention)["color"]
+    heads = gpt.blocks[-1].attention.G
+    columns = len(panels) // heads
+    with drawing(path, 4.2 * columns, 0.8 + 1.9 * heads, heads, columns, sharey=True) as (figure, grid):
+        for i, (axes, (name, row)) in enumerate(zip(grid, panels.items(), strict=True)):
             axes.axvspan(tokens.index(ord("|")) + 0.5, len(tokens) - 1.5, color="0.92")
             axes.bar(range(len(tokens)), row[0].tolist(), color=["k" if token == y else color for token in tokens])
             axes.axhline(0, color="0.4", lw=0.8)
