@@ -138,7 +138,7 @@ def weights_on(gpt, x, n_items):
 
 
 def draw(path, gpt, x, y):
-    """The row that answers the context x 1T, in the last layer, a line of panels per head; black: the missing item y 1."""
+    """The last layer's row that answers the context x 1T, a line of panels per head; black: the missing item y 1."""
     panels, tokens, color = answering_rows(gpt, x)[-1], x[0].tolist(), look(gpt.config.attention)["color"]
     heads = gpt.blocks[-1].attention.G
     columns = len(panels) // heads
