@@ -14,7 +14,7 @@ from ideas.difference import AddOnly, Gate, Rectified, Sum
 from ideas.lambdas import DiffV2, MinusEven
 from ideas.mistakes import NoNorm
 from ideas.mixing import TalkingHeads
-from model import Attention, Differential, Softmax1
+from model import Attention, Differential, Softmax1, pairs, softmax
 
 RANGES = (1, 2, 3, 4, 6, 8)  # g
 
@@ -51,11 +51,20 @@ class RectifiedLarge(Rectified, LargeLambda):
     """rectified-0.9: A = max(0, softmax(S₁) − 0.9 softmax(S₂)). Stores A."""
 
 
+class Absolute(Rectified):
+    """absolute: A = |softmax(S₁) − λ softmax(S₂)|: as sharp as differential, without a sign. Stores A."""
+
+    def weights(self, S):
+        A1, A2 = pairs(softmax(S))
+        return (A1 - self.lam * A2).abs()
+
+
 CONTROLS = {  # what else differs between vanilla and differential, at g = 2
     "softmax1": Softmax1,
     "add-only": AddOnly,
     "sum": Sum,
     "rectified": Rectified,
+    "absolute": Absolute,
     "rectified-0.5": RectifiedHalf,
     "rectified-0.9": RectifiedLarge,
     "threshold": Threshold,
