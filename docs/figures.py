@@ -223,29 +223,6 @@ def contrast(figure, left, right):
         ax.grid(alpha=0.3)
 
 
-def pole(figure, ax):
-    """Chapter 3: by what the ratio of the needle's weight to all others changes when a uniform map is subtracted."""
-    n = np.logspace(0.5, 7, 4000)
-    w = math.exp(8) / (math.exp(8) + n - 1)
-    for lam, style, color in ((0.5, "--", "0.5"), (0.8, "-", look("differential")["color"])):
-        factor = (w - lam / n) / w * abs((1 - w) / (1 - w - lam * (n - 1) / n))
-        where, level = n[factor.argmax()], n[np.argmax(factor > 1)]
-        level, where = (f"{round(x, -3):,.0f}" for x in (level, where))
-        label = f"λ = {lam}: worse below n ≈ {level}, pole at n ≈ {where}"
-        ax.plot(n, factor, ls=style, color=color, label=label)
-        ax.axhline(1 / (1 - lam), ls=":", color=color, lw=1)
-    ax.axhline(1, color="k", lw=0.8)
-    ax.axvline(64, color="0.7", lw=0.8)
-    ax.annotate("64: our windows", (64, 2e2), xytext=(4, 0), textcoords="offset points", fontsize=8, color="0.4")
-    ax.set(xscale="log", yscale="log", ylim=(1e-3, 1e3), xlabel="n, tokens in the row", ylabel="after ÷ before")
-    ax.set_title(
-        "Weight of the needle ÷ sum of all others (without signs);\nthe needle's score is 8 above the others",
-        fontsize=10,
-    )
-    ax.legend(fontsize=8, title="dotted: 1/(1 − λ)", title_fontsize=8)
-    ax.grid(alpha=0.3)
-
-
 def schedule(figure, ax):
     """Chapter 5: λ_init by depth, and what the drawn vectors add to it."""
     depth = np.arange(24)
@@ -361,7 +338,6 @@ FIGURES = {  # name: function, width and height in inches, panels
     "without": (without, 8.8, 3.6, 2),
     "subtraction": (subtraction, 8.8, 3.4, 2),
     "contrast": (contrast, 8.8, 3.6, 2),
-    "pole": (pole, 6.5, 3.8, 1),
     "schedule": (schedule, 6.5, 3.6, 1),
     "shapes": (shapes, 9, 2.4, 1),
     "mistakes": (mistakes, 7, 3.8, 1),
