@@ -72,6 +72,7 @@ def html(data, course="."):
         text = text.replace(c, f"\\u{ord(c):04x}")
     scripts = [(WEB / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     template = (WEB / "page.html").read_text(encoding="utf-8")
+    template = template.replace('href="COURSE/', 'target="_blank" rel="noopener" href="COURSE/')
     template = template.replace("COURSE/", "" if course == "." else quote(course, safe="/:.") + "/")
     return template.replace("/*SCRIPTS*/", "\n".join(scripts)).replace("/*DATA*/", text)
 
@@ -84,11 +85,10 @@ def exported(name, gpt, checkpoint):
     if checkpoint["data"]["tokenizer"] != "bytes":
         raise UsageError(f"{name} reads {checkpoint['data']['tokenizer']}: a page shows models of bytes")
     attention, options = gpt.blocks[0].attention, checkpoint["options"]
-    trained = f"trained on {Path(options['dataset']).name} for {checkpoint['step']} steps"
-    maps = f"{gpt.config.n_head} softmax maps per layer, {attention.G} head{'s' * (attention.G > 1)}"
-    about = f"{gpt.n_params() / 1e6:.2f}M parameters, {maps}, {trained}"
-    model = {"name": name, "about": about, "mechanism": gpt.config.attention}
-    model |= {"missing": checkpoint["data"].get("missing"), "config": vars(gpt.config)}
+    task, dataset = checkpoint["data"].get("missing"), Path(options["dataset"]).name
+    trained = f"{checkpoint['step']} steps on {'lists' if task else dataset}"
+    about = f"{gpt.n_params() / 1e6:.2f}M parameters, {trained}"
+    model = {"name": name, "about": about, "missing": task, "config": vars(gpt.config)}
     model |= {"kind": kind_of(name, attention), "pairs": attention.maps_per_head == 2}
     model["bound"] = getattr(attention, "bound", None)
     model["embedding"] = packed(gpt.embedding.weight)

@@ -4,6 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const at = id => document.getElementById(id);
 const sum = list => list.reduce((a, b) => a + b, 0);
 const mean = list => sum(list) / list.length;
+const total = row => num(+sum(row).toFixed(6));  // of a map's row: without the rounding of its numbers
 const signed = a => a < 0 ? "negative" : "positive";
 const raised = power => [...String(power)].map(c => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("");
 
@@ -34,28 +35,16 @@ function add(parent, tag, content = "", attributes = {}) {
   return child;
 }
 
-// The first row is the head.
-function fillTable(table, rows) {
-  table.replaceChildren();
-  rows.forEach((words, i) => {
-    const row = add(table, "tr");
-    words.forEach(word => add(row, i ? "td" : "th", word));
-  });
-}
-
 // Say something about an input; dim what is made of it where that is still of the input before.
 function tell(part, words, stale = false) {
   at(`${part}-said`).textContent = words + (stale ? " What you see below is of the last valid input." : "");
   at(`${part}-shown`).classList.toggle("stale", stale);
 }
 
-// A labelled slider with marks and its value; gives a function that sets it.
-function slider(parent, label, { marks, ...range }, change) {
+// A labelled slider with its value; gives a function that sets it.
+function slider(parent, label, range, change) {
   const box = add(parent, "label", label, { class: "slider" });
-  const list = `marks-${document.querySelectorAll("datalist").length}`;
-  const input = add(box, "input", "", { type: "range", list, ...range }), output = add(box, "output");
-  const options = add(box, "datalist", "", { id: list });
-  for (const value of marks) add(options, "option", "", { value });
+  const input = add(box, "input", "", { type: "range", ...range }), output = add(box, "output");
   const set = value => { input.value = value; output.textContent = num(value); };
   input.oninput = () => { set(+input.value); change(+input.value); };
   return set;
@@ -92,7 +81,7 @@ function rowFigure(parent) {
       const style = `--top: ${(hi - Math.max(a, 0)) / size}; --size: ${Math.abs(a) / size}`;
       const column = add(box, "span", "", { style, class: signed(a), title: `${labels[i]}: ${num(a)}` });
       add(column, "i");
-      if (values.length <= 8 || i === most || (i === least && a < 0)) add(column, "b", num(a));
+      if (values.length <= 5 || i === most || (i === least && a < 0)) add(column, "b", num(a));
       add(column, "code", labels[i], i === mark ? { class: "mark" } : {});
     });
   };
@@ -104,6 +93,8 @@ function effective(row) {
   for (const a of row) if (a) { all += Math.abs(a); logs += Math.abs(a) * Math.log(Math.abs(a)); }
   return Math.exp(Math.log(all) - logs / all);
 }
+
+const spreadOf = row => row.some(a => a) ? `${num(effective(row))} of ${row.length} effective tokens` : "all zero";
 
 // The share of Σ|a| that is below zero.
 const negativeMass = row => sum(row.map(a => Math.max(0, -a))) / sum(row.map(Math.abs));

@@ -2,15 +2,15 @@
 
 // Where a part is in the grid, row / column; its name; what it does.
 const PARTS = [
-  ["1 / 1", "S₁ = Q₁K₁ᵀ", "Scores: how well the query of this letter fits the key of each letter that it sees."],
-  ["1 / 2", "S₂ = Q₂K₂ᵀ", "Scores again, of a query and keys of their own."],
+  ["1 / 1", "S₁", "Scores: how well the query of this letter fits the key of each letter that it sees."],
+  ["1 / 2", "S₂", "Scores again, of a query and keys of their own."],
   ["1 / 3", "V", "The values, a vector per letter, which both maps share. Bars are their lengths."],
   ["2 / 1", "A₁ = softmax", "Softmax makes weights of the scores: all above zero, with sum 1."],
   ["2 / 2", "A₂ = softmax", "The same of the second scores."],
   ["3 / 2", "λA₂", "The second row times λ: this is subtracted."],
   ["4 / 1", "A₁ − λA₂", "What both rows share cancels. Where λA₂ is larger, the weight is below zero."],
   ["4 / 2", "times V", "The values, each times its weight, added up. Bars are the channels of the sum."],
-  ["4 / 3", "norm", "Subtracting shrank the row to the sum 1 − λ. The norm restores the length, in a model that has one."],
+  ["4 / 3", "norm", "The sum, divided by its root mean square, then times a learned gain per channel and 1 − λ_init."],
 ];
 const diagram = { part: 6 };
 
@@ -26,32 +26,37 @@ function buildHead() {
 // The row of each part, in the order of PARTS, for the query `row` of a layer.
 function partsOf({ head, changed }, layer, row) {
   const { scores, maps, lam, A, V, AV, Y } = changed.layers[layer], E = V[head][0].length;
-  const length = list => Math.sqrt(sum([...list].map(a => a * a))), from = AV.length / A[0].length * row + head * E;
+  const from = AV.length / A[0].length * row + head * E;
   const second = [...maps[2 * head + 1][row]], ofHead = list => [...list.subarray(from, from + E)];
-  const lengths = second.map((_, j) => length(V[head][j]));
-  return { length, rows: [
+  const lengths = second.map((_, j) => Math.sqrt(dot(V[head][j], V[head][j])));
+  return [
     [...scores(2 * head, row)], [...scores(2 * head + 1, row)], lengths, [...maps[2 * head][row]], second,
     second.map(a => lam[head] * a), [...A[head][row]], ofHead(AV), ofHead(Y),
-  ] };
+  ];
 }
 
 function showHead() {
   const model = text.group.find(model => model.pairs), { part } = diagram;
   at("head").hidden = !model;
   if (!model) return;
-  const { rows, length } = partsOf(model, text.layer, text.row), row = rows[part], letters = text.tokens.map(visible);
+  const rows = partsOf(model, text.layer, text.row), row = rows[part], letters = text.tokens.map(visible);
+  const [before, after] = rows.slice(7).map(y => Math.sqrt(dot(y, y) / y.length));
   const ends = [Math.min, Math.max].map(of => of(...row)), E = rows[7].length;
-  const weights = `sum ${num(sum(row))}, ${num(effective(row))} of ${row.length} effective tokens`;
+  const weights = `sum ${total(row)}, ${spreadOf(row)}`;
   const words = part < 2 ? `from ${num(ends[0])} to ${num(ends[1])}, range Δ = ${num(ends[1] - ends[0])}`
     : part === 2 ? `${E} channels, mean length ${num(mean(row))}`
     : part < 7 ? weights + (part === 6 ? `, negative mass ${percent(negativeMass(row))}` : "")
-    : `length ${num(length(rows[7]))} before the norm, ${num(length(rows[8]))} after it`;
+    : `root mean square ${num(before)}` + (!model.layers[text.layer].gain ? "; this model has no norm"
+      : `; ${num(before / Math.sqrt(before ** 2 + 1e-5))} after division, ${num(after)} with the gain and 1 − λ_init`);
   const [first, last] = [[0, 2], [2, 3], [3, 7], [7, 9]].find(([, last]) => part < last);  // parts of one scale
+  const { bound } = model, scores = ["₁", "₂"].map(i => bound ? `${bound} cos(q${i}, k${i})` : `Q${i}K${i}ᵀ/√D`);
+  scores.forEach((score, i) => diagram.buttons[i].textContent = score);
   diagram.buttons.forEach((button, i) => button.setAttribute("aria-pressed", i === part));
-  at("head-said").textContent = `Numbers of ${shortName(model)}, layer ${text.layer}, head ${model.head}, query “`
-    + `${letters[text.row]}”.`;
-  at("part-says").textContent = PARTS[part][2];
+  const query = `layer ${text.layer}, head ${model.head}, query “${letters[text.row]}”.`;
+  at("head-said").textContent = `Numbers of ${shortName(model)}, ${query}`;
+  at("part-says").textContent = PARTS[part][2] + (bound && part < 2 ? ` They lie between −${bound} and ${bound}.` : "");
   at("numbers").style.minWidth = `${.6 * row.length + 2}rem`;
-  const name = part === 6 ? titleOf(model, "A") : PARTS[part][1], scale = rows.slice(first, last).flat();
+  const name = part === 6 ? titleOf(model, "A") : PARTS[part][1] + (part < 2 ? ` = ${scores[part]}` : "");
+  const scale = rows.slice(first, last).flat();
   diagram.figure(name, row, part < 7 ? letters : row.map(() => ""), words, { scale });
 }

@@ -20,20 +20,22 @@ function think(model, tokens) {
 
 const likeliest = p => p.indexOf(Math.max(...p));
 
+// What the models of a part of the page are, once.
+const about = of => `The models of this page: ${[...new Set(of.map(model => model.about))].join("; ")}, one seed.`;
+
 // The name beside others of the same bound, and the name with what is changed.
 const shortName = ({ name, bound }) => bound ? name.replace(/^bounded-\d+-?/, "") || "vanilla" : name;
-const changedName = ({ edits, ...model }) => [
-  shortName(model), ...edits.lam.map((lam, i) => `λ of layer ${i} = ${num(lam)}`).filter(Boolean),
-  ...edits.negative ? [] : ["negative weights at 0"],
-].join(", ");
+function changedName({ edits, ...model }) {
+  const changes = edits.lam.map((lam, i) => `λ of layer ${i} = ${num(lam)}`).filter(Boolean);
+  if (!edits.negative) changes.push("negative weights at 0");
+  return shortName(model) + (changes.length ? ` (${changes.join(", ")})` : "");
+}
 
 // The maps that are shown of a head, their titles, their rows.
 const mapNames = ({ pairs }) => pairs ? ["A₁", "λA₂", "A"] : ["A"];
 
-function titleOf({ pairs, edits }, name) {
-  if (name !== "A" || !pairs) return name;
-  return edits.negative ? "A = A₁ − λA₂" : "A = A₁ − λA₂, negative weights at 0";
-}
+const titleOf = ({ pairs, edits }, name) =>
+  name !== "A" || !pairs ? name : `A = A₁ − λA₂${edits.negative ? "" : ", negative weights at 0"}`;
 
 function mapOf({ head, changed }, layer, name) {
   const { maps, lam, A } = changed.layers[layer];
@@ -43,6 +45,7 @@ function mapOf({ head, changed }, layer, name) {
 
 // How much of a row of λA₂ meets weight in A₁: the share that cancels.
 const cancelled = (first, second) => sum(second.map((a, j) => Math.min(a, first[j]))) / sum(second);
+const saysCancelled = (...rows) => sum(rows[1]) ? `; ${percent(cancelled(...rows))} of it cancels` : "";
 
 // A card of a model: what it says, the next token, controls, and per map of a head what `addMap` draws.
 function makeCard(parent, model, change, addMap) {
@@ -52,23 +55,21 @@ function makeCard(parent, model, change, addMap) {
   model.said = add(next, "p", "", { class: "answer", "aria-live": "polite" });
   model.title = add(next, "h4");
   model.next = add(next, "div", "", { class: "bars" });
-  makeControls(add(under, "div"), model, change);
+  if (model.pairs) makeControls(add(under, "div"), model, change);
   model.heads = add(add(card, "div", "Head ", { class: "row" }), "span", "", { class: "choices", role: "group" });
   model.heads.id = `heads-${models.indexOf(model)}`;
   const maps = add(card, "div", "", { class: "maps" });
   model.show = mapNames(model).map(map => addMap(maps, model, map));
-  add(card, "small", `--attention=${model.mechanism}: ${model.about}`);
   name.title = model.name;
 }
 
-// λ per layer, the switch and the way back, for a model that subtracts.
+// λ per layer, the switch and the way back, of a model that subtracts.
 function makeControls(parent, model, change) {
-  if (!model.pairs) return add(parent, "p", "One softmax per head: every weight is above zero, and there is no λ.");
   const learned = model.layers.map(({ lam }) => mean(lam));
   const sliders = learned.map((lam, i) => {
     const [min, max] = [Math.min(0, Math.floor(lam)), Math.max(1.5, Math.ceil(lam))];
-    const range = { min, max, step: .01, marks: [0, lam.toFixed(2)] };
-    return slider(parent, `λ of layer ${i}, learned ${num(lam)}`, range, to => { model.edits.lam[i] = to; change(); });
+    const set = to => { model.edits.lam[i] = to; change(); };
+    return slider(parent, `λ of layer ${i}, learned ${num(lam)}`, { min, max, step: .01 }, set);
   });
   const row = add(parent, "div", "", { class: "row" }), label = add(row, "label");
   const box = add(label, "input", "", { type: "checkbox" });

@@ -2,15 +2,14 @@
 
 // 2 cos(q, k) of the 64 random keys of chapter 3.
 const KEYS = [
-  2, .38, .08, .06, -.06, -.88, -.54, 1.02, .24, .26, -.36, -.16, -.1, -.32, .78, .88, -.1, -.12, -.24, .02, 0,
-  -.46, -.84, -.64, -.66, .9, .02, -.1, .28, .22, .76, -.5, .34, .2, -.5, .3, -.26, -.28, -.56, .6, .52, -.2,
-  -.46, -.88, -1.04, -.38, .38, .64, -.2, 1.26, .6, -.1, -.16, -.1, .36, -.08, .28, -.84, .34, -.32, .44, -.44, -.3,
-  .5,
-];
+  100, 19, 4, 3, -3, -44, -27, 51, 12, 13, -18, -8, -5, -16, 39, 44, -5, -6, -12, 1, 0, -23, -42, -32, -33, 45, 1, -5,
+  14, 11, 38, -25, 17, 10, -25, 15, -13, -14, -28, 30, 26, -10, -23, -44, -52, -19, 19, 32, -10, 63, 30, -5, -8, -5,
+  18, -4, 14, -42, 17, -16, 22, -22, -15, 25,
+].map(key => key / 50);
 const EXAMPLES = {
-  "2, 1, 0 and 0, 1, 0": { typed: [[2, 1, 0], [0, 1, 0]], lam: .3 },
-  "one token above 63 others": { typed: [[2, ...Array(63).fill(0)], [0]], lam: .5 },
-  "64 random keys": { typed: [KEYS, [0]], lam: .8 },
+  "Three tokens, λ = 0.425": { typed: [[2, 1, 0], [0, 1, 0]], lam: (2 + Math.E) / (1 + Math.E + Math.E ** 2) },
+  "One above 63 others, λ = 0.909": { typed: [[2, ...Array(63).fill(0)], [0]], lam: 64 / (63 + Math.E ** 2) },
+  "64 random keys, λ = 0.8": { typed: [KEYS, [0]], lam: .8 },
 };
 const sketch = {};
 
@@ -19,26 +18,28 @@ function contrast(row, first) {
   const sizes = row.map(Math.abs), [largest] = sizes.splice(first, 1);
   return Math.max(largest, ...sizes) < 1e-12 ? NaN : largest / mean(sizes);
 }
-const minus = (A1, A2, lam) => A1.map((a, i) => a - lam * A2[i]);
+const minus = (A1, A2, lam) => A1.map((a, i) => Math.abs(1 - lam * A2[i] / a) < 1e-12 ? 0 : a - lam * A2[i]);
 
 function showSketch() {
   const { typed, lam } = sketch, n = Math.max(2, ...typed.map(row => row.length));
   const [A1, A2] = typed.map(row => weigh(Array.from({ length: n }, (_, i) => row[i] ?? 0)));
   const A = minus(A1, A2, lam), second = A2.map(a => lam * a), first = likeliest(A1);
   const scale = [...A1, ...second, ...A], labels = A1.map((_, i) => n > 16 ? "" : i + 1);
-  const zero = A.map(a => Math.abs(a) < .1 * mean(A.map(Math.abs))), negative = A.filter((a, i) => a < 0 && !zero[i]);
-  const counts = `, near zero: ${zero.filter(Boolean).length} of ${n}, negative: ${negative.length}`;
+  const uniform = new Set(A2).size === 1 ? ", uniform" : "", negative = A.filter(a => a < 0).length;
   at("sketch-rows").classList.toggle("cards", n <= 16);
-  sketch.figures[0]("A₁ = softmax(S₁)", A1, labels, `sum ${num(sum(A1))}`, { scale });
-  sketch.figures[1]("λA₂ = λ softmax(S₂)", second, labels, `sum ${num(lam)}`, { scale });
-  sketch.figures[2]("A = A₁ − λA₂", A, labels, `sum ${num(sum(A))}${counts}`, { scale });
+  sketch.figures[0]("A₁ = softmax(S₁)", A1, labels, `sum 1, ${spreadOf(A1)}`, { scale });
+  const words = `sum ${num(lam)}, ${spreadOf(second)}${uniform}`;
+  sketch.figures[1]("λA₂ = λ softmax(S₂)", second, labels, words, { scale });
+  sketch.words = `sum ${num(1 - lam)}, ${spreadOf(A)}, negative weights: ${negative}`;
+  sketch.figures[2]("A = A₁ − λA₂", A, labels, sketch.words, { scale });
   const range = Math.log(Math.max(...A1) / Math.min(...A1)), most = contrast(A, first);
   drawContrast(A1, A2, first, range);
   at("range").textContent = num(range);
   at("bound").textContent = num(Math.exp(range));
+  const end = most > 1000 ? "more than 1000 in A: the others vanish, since A₁ and λA₂ give each the same weight."
+    : `${num(most)} in A.`;
   at("sketch-says").textContent = Number.isNaN(most) ? "Everything cancels: A₁ is λA₂."
-    : `The contrast of token ${first + 1}, the first with the largest weight, is ${num(contrast(A1, first))} in A₁ and `
-    + (most > 1000 ? "more than 1000 in A: the others vanish, because there A₁ is λ times A₂." : `${num(most)} in A.`);
+    : `The contrast of token ${first + 1} is ${num(contrast(A1, first))} in A₁ and ${end}`;
 }
 
 // Contrast against λ, on a logarithmic scale up to 1000 or more: the bound e^Δ, one softmax, the difference.
@@ -80,10 +81,12 @@ function setSketch(example) {
 
 function buildSketch() {
   sketch.figures = [1, 2, 3].map(() => rowFigure(at("sketch-rows")));
-  const range = { min: 0, max: 1.2, step: .005, marks: [0, 1] };
-  sketch.slide = slider(at("sketch-slider"), "λ", range, lam => { sketch.lam = lam; showSketch(); });
-  for (const [name, example] of Object.entries(EXAMPLES))
-    add(at("examples"), "button", name).onclick = () => setSketch(example);
+  const range = { min: 0, max: 1.2, step: .005 }, set = lam => { sketch.lam = lam; showSketch(); };
+  sketch.slide = slider(at("sketch-slider"), "λ", range, set);
+  for (const [name, example] of Object.entries(EXAMPLES)) add(at("examples"), "button", name).onclick = () => {
+    setSketch(example);
+    at("example-says").textContent = `${name}: ${sketch.words}. ${at("sketch-says").textContent}`;
+  };
   const read = () => {
     const typed = [0, 1].map(i => numbersIn(at(`scores-${i}`).value)), ok = typed.every(Boolean);
     tell("scores", ok ? "" : "Type numbers between −20 and 20, for example 2, 1, 0.", !ok);
@@ -91,5 +94,5 @@ function buildSketch() {
     if (ok) showSketch();
   };
   at("scores-0").oninput = at("scores-1").oninput = read;
-  setSketch(Object.values(EXAMPLES)[0]);
+  setSketch({ ...Object.values(EXAMPLES)[0], lam: .3 });
 }

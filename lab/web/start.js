@@ -2,20 +2,14 @@
 
 const taskPair = task.models.find(model => model.pairs);
 
-// Change the model, ask 50 lists, say what came of it.
-function tryOut(edits, button) {
-  taskPair.edit(edits);
-  askMany();
-  const name = changedName(taskPair), many = `right in ${task.right[name]} of 50 lists of ${task.first.length} letters`;
-  button.parentNode.querySelector("output").textContent = `${name}: ${many}; this list: ${taskPair.said.textContent}`;
-}
-const DO = {
-  many: askMany,
-  lambda: button => tryOut({ ...newEdits(), lam: Object.assign([], { [task.answering]: 0 }) }, button),
-  negative: button => tryOut({ ...newEdits(), negative: false }, button),
-  zeros: () => setSketch({ ...Object.values(EXAMPLES)[0], lam: .425 }),
-};
-document.querySelectorAll("button[data-do]").forEach(button => button.onclick = () => DO[button.dataset.do](button));
+// Steps 2 and 3 change the model and ask it; step 1 asks all models, as they are.
+document.querySelectorAll("button[data-do]").forEach(button => button.onclick = () => {
+  const steps = { lambda: { lam: Object.assign([], { [task.answering]: 0 }) }, negative: { negative: false } };
+  const output = button.parentNode.querySelector("output"), edits = steps[button.dataset.do];
+  if (edits) taskPair.edit({ ...newEdits(), ...edits });
+  output.textContent = "asking 50 lists …";
+  setTimeout(() => output.textContent = askMany(edits ? [taskPair] : task.models), 30);  // when that has been painted
+});
 
 // A site of GitHub's own serves .md files as plain text: there a link leads to the repository, which shows formulas.
 function published(link) {
@@ -32,5 +26,4 @@ document.querySelectorAll(".answering").forEach(layer => layer.textContent = tas
 const shown = { task: task.models.length, "step-2": taskPair, "step-3": taskPair };
 Object.assign(shown, { "part-text": text.models.length, "step-4": text.groups.length > 1 });
 for (const id in shown) at(id).hidden = !shown[id];
-document.querySelectorAll("a[href^='#']").forEach(a =>
-  (a.closest("li") ?? a).hidden = at(a.hash.slice(1)).closest("[hidden]"));
+document.querySelectorAll("nav a").forEach(a => a.parentNode.hidden = at(a.hash.slice(1)).closest("[hidden]"));

@@ -5,16 +5,20 @@ const bounds = [...new Set(text.models.map(model => model.bound))].sort((a, b) =
 // Models of one bound each, the tightest first, free scores last.
 text.groups = bounds.map(bound => text.models.filter(model => model.bound === bound).sort((a, b) => a.pairs - b.pairs));
 
-const nameOf = ([{ bound }]) => bound ? `scores bounded to ±${bound}` : "free scores";
+// On all of the validation text: tiny Shakespeare, 0.8M parameters, 600 steps, four seeds (lab/records/results.md).
+const VALIDATION = {
+  "±2, vanilla": "1.936", "±2, differential": "1.867 (−0.069 ± 0.012)",
+  "free, vanilla": "1.783", "free, differential": "1.806 (+0.023 ± 0.008)",
+};
+const nameOf = ({ bound }) => bound ? `±${bound}` : "free";
 
 function buildText() {
   text.length = Math.min(...text.models.map(model => model.config.block_size));
   at("length").textContent = text.length;
+  at("text-about").textContent = about(text.models);
   at("text").value = data.text;
-  at("text").oninput = () => {
-    clearTimeout(text.typing);
-    text.typing = setTimeout(read, 30);  // when the letter has been painted
-  };
+  const later = () => { clearTimeout(text.typing); text.typing = setTimeout(read, 30); };
+  at("text").oninput = later;  // when the letter has been painted
   text.layer = Math.min(...text.models.map(model => model.layers.length)) - 1;
   matchMedia("(prefers-color-scheme: dark)").onchange = showQuery;
   read();
@@ -23,16 +27,20 @@ function buildText() {
 
 function setGroup(i) {
   text.group = text.groups[i];
-  choices(at("groups"), text.groups.map(nameOf), i, setGroup);
+  choices(at("groups"), text.groups.map(([model]) => nameOf(model)), i, setGroup);
   at("text-models").replaceChildren();
   for (const model of text.group) makeCard(at("text-models"), model, showText, addMap);
   showText();
 }
 
 function read() {
-  const bytes = [...new TextEncoder().encode(at("text").value)].slice(-text.length), isShort = bytes.length < 2;
-  const several = "The models read bytes: a letter such as é, or an emoji, is several of them, shown as hex digits.";
-  tell("text", isShort ? "Type two letters or more." : bytes.some(byte => byte > 126) ? several : "", isShort);
+  const typed = [...new TextEncoder().encode(at("text").value)], bytes = typed.slice(-text.length), notes = [];
+  const isShort = bytes.length < 2, begin = bytes.slice(0, 12).map(visible).join("");
+  if (isShort) notes.push("Type two letters or more.");
+  if (typed.length > bytes.length) notes.push(`The models read from “${begin}” on, the last ${text.length} letters.`);
+  if (bytes.some(byte => byte > 126))
+    notes.push("The models read bytes: a letter such as é, or an emoji, is several of them, shown as hex digits.");
+  tell("text", notes.join(" "), isShort);
   if (isShort) return;
   text.tokens = bytes;
   text.row = bytes.length - 1;
@@ -58,16 +66,19 @@ function spread({ changed }, of) {
   return num(mean(changed.layers.flatMap(of).flat().filter(row => row.some(a => a)).map(effective)));
 }
 
-// For this text, of all groups: effective tokens of A₁ and of A, and the loss.
+// Effective tokens of A₁ and of A, and the loss: of this text for each model; the loss of all validation text.
 function showSpread() {
-  const names = [...new Set(text.groups.flat().map(shortName))], cell = model => {
+  const n = text.tokens.length, rows = text.groups.flat().map(model => {
     think(model, text.tokens);
     const first = model.pairs ? `A₁ ${spread(model, ({ maps }) => maps.filter((_, i) => i % 2 === 0))} → A ` : "";
-    const end = isEdited(model) ? " (changed)" : "";
-    return `${first}${spread(model, ({ A }) => A)}, loss ${num(loss(model.changed))}${end}`;
-  };
-  const cells = group => names.map(name => group.filter(model => shortName(model) === name).map(cell).join());
-  fillTable(at("spread"), [["", ...names], ...text.groups.map(group => [nameOf(group), ...cells(group)])]);
+    const name = `${nameOf(model)}, ${changedName(model)}`;
+    return [name, first + spread(model, ({ A }) => A), num(loss(model.changed)), VALIDATION[name] ?? ""];
+  });
+  at("spread").replaceChildren();
+  for (const words of [...rows, [`a uniform causal map of ${n} letters`, num((n + 1) / 2), "", ""]]) {
+    const row = add(at("spread"), "tr");
+    for (const word of words) add(row, "td", word);
+  }
 }
 
 // Everything that depends on the query, too.
@@ -106,10 +117,9 @@ function addMap(parent, model, name) {
     const map = mapOf(model, text.layer, name), row = map[text.row];
     title.textContent = titleOf(model, name);
     paint(canvas, map);
-    const cancels = () => percent(cancelled(mapOf(model, text.layer, "A₁")[text.row], row));
-    said.textContent = `Row of “${visible(text.tokens[text.row])}”: sum ${num(sum(row))}, ` + (name === "λA₂"
-      ? `of which ${cancels()} cancels`
-      : `${num(effective(row))} of ${row.length} effective tokens, negative mass ${percent(negativeMass(row))}`);
+    const mass = name === "A" && model.pairs && row.some(a => a) ? `, negative mass ${percent(negativeMass(row))}` : "";
+    const end = name === "λA₂" ? saysCancelled(mapOf(model, text.layer, "A₁")[text.row], row) : mass;
+    said.textContent = `Row of “${visible(text.tokens[text.row])}”: sum ${total(row)}, ${spreadOf(row)}${end}`;
   };
 }
 
