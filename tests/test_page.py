@@ -127,7 +127,7 @@ def test_what_it_shows_of_a_row_is_what_lab_maps_says():
         model.head = 1;
         showText();
         return [["A₁", "λA₂", "A"].map(of), effective(of("A")), negativeMass(of("A")), cancelled(of("A₁"), of("λA₂")),
-            partsOf(model, 1, 4).rows];
+            partsOf(model, 1, 4)];
     }})()"""
     (rows, spread, mass, share, diagram), _ = opened(html(content(shown)), script)
     attention, inputs = gpt.blocks[1].attention, []
@@ -156,12 +156,14 @@ def tasks(*names):
 
 DIMMED = " What you see below is of the last valid input."
 SHORT_LIST = f"A list needs at least 3 different letters.{DIMMED}"
+OTHER_LENGTH = "The models were trained on lists of 3 to 4 letters only."
 TYPED = {  # what is typed: the letters that are read, and what the page says of it
     "ABC": ("ABC", ""),
     " h, a b ": ("HAB", ""),
-    "abcaA": ("ABC", ""),
-    "AzBéC": ("ABC", "The models know ABCDEFGH only."),
-    "ABCDEFGH": ("ABCDEFG", "Only the first 7 letters are read."),
+    "abcaA": ("ABC", "Repeated letters are read once."),
+    "AzBéC": ("ABC", "Only the letters A to H are read."),
+    "ABCDE": ("ABCDE", OTHER_LENGTH),
+    "ABCDEFGH": ("ABCDEFG", f"Only the first 7 letters are read. {OTHER_LENGTH}"),
     "AB": ("AB", SHORT_LIST),
     "": ("", SHORT_LIST),
 }
@@ -190,11 +192,13 @@ def test_a_typed_list_is_read_and_asked():
 @torch.no_grad()
 def test_it_says_the_answer_of_both_models_and_what_the_steps_make_of_it():
     script = """(() => {
+      window.setTimeout = f => f();  // what waits until the page has been painted is done at once
       ask([..."ABCD"], "C", [..."DBA"]);
       const said = () => task.models.map(model => model.said.textContent);
-      const outputs = () => [2, 3].map(i => document.querySelector(`#step-${i} output`).textContent);
+      const outputs = () => [1, 2, 3].map(i => document.querySelector(`#step-${i} output`).textContent);
       const row = () => [...mapOf(task.models[1], 1, "A")[8]];
-      const all = [said(), row()];
+      const all = [said(), row(), outputs()];
+      document.querySelector("[data-do=many]").click();
       document.querySelector("[data-do=negative]").click();
       all.push(said(), row(), document.querySelector("input[type=checkbox]").checked);
       document.querySelector("[data-do=lambda]").click();
@@ -203,11 +207,10 @@ def test_it_says_the_answer_of_both_models_and_what_the_steps_make_of_it():
       all.push(task.answer);
       document.querySelector("#task-models .row button").click();
       ask([..."ABCD"], "C", [..."DBA"]);
-      const table = [...document.querySelectorAll("#many-rows tr")].map(row => row.firstChild.textContent);
-      return [...all, said(), isEdited(models[1]), table, at("many-rows").textContent, at("guess").textContent];
+      return [...all, said(), isEdited(models[1])];
     })()"""
     found, _ = opened(html(content(*tasks("vanilla", "differential"))), script)
-    trained, row, switched, clamped, checked, layer, lam, outputs, answer, again, is_edited, names, table, guess = found
+    trained, row, before, switched, clamped, checked, layer, lam, outputs, answer, again, is_edited = found
     asked = torch.tensor([list(b"ABCD|DBA?")])
     gpts = [build(name) for name in ("vanilla", "differential")]
 
@@ -221,24 +224,49 @@ def test_it_says_the_answer_of_both_models_and_what_the_steps_make_of_it():
     with edited(layers, edits_for(layers, activations(gpts[1], asked)[0])["negative by 0"]):
         assert switched == [says(gpt) for gpt in gpts]
     assert min(row) < 0 == min(clamped) and checked and lam == 0
-    changed = [f"differential, λ of layer {layer} = 0", "differential, negative weights at 0"]
-    for name, output in zip(changed, outputs, strict=True):
-        assert re.match(re.escape(name) + r": right in \d+ of 50 lists of 4 letters; this list: ", output)
-    assert outputs[1].endswith(switched[1])
-    assert names == ["50 other lists of 4 letters", "vanilla", *changed[::-1], "a guess among the letters of the list"]
-    assert table.endswith("about 12.5") and guess == "A guess among the letters of this list is right once in 4."
+    asked_models = [r"vanilla \d+, differential \d+", rf"differential \(λ of layer {layer} = 0\) \d+"]
+    asked_models += [r"differential \(negative weights at 0\) \d+"]
+    guess = "A guess among the letters of a list would be right in about 13."
+    assert before == ["", "", ""]
+    for output, names in zip(outputs, asked_models, strict=True):  # each in the box of its step
+        assert re.fullmatch(rf"New lists of 4 letters: {names} of 50 right\. {re.escape(guess)}", output)
+
+
+@browser
+def test_a_step_says_that_it_asks_before_it_does():
+    script = """(() => {
+        const later = [];
+        window.setTimeout = f => later.push(f);
+        document.querySelector("[data-do=many]").click();
+        const said = () => document.querySelector("#step-1 output").textContent, first = said();
+        later.forEach(f => f());
+        return [first, said()];
+    })()"""
+    (first, then), _ = opened(html(content(*tasks("vanilla"))), script)
+    assert first == "asking 50 lists …" and then.startswith("New lists of 7 letters: vanilla ")
 
 
 @browser
 @torch.no_grad()
 def test_of_50_lists_it_counts_those_that_a_model_answers_right():
-    script = """(ask([..."ABCD"]), askMany(), task.right.vanilla = undefined,
-        task.lists.forEach((list, i) => { if (i % 2) list.answer = visible(likeliest(probabilities(
-            forward(models[0], list.tokens), 2 * 4))); }),
-        askMany(), [task.lists.map(({ tokens, answer }) => [tokens, answer]), task.right.vanilla])"""
-    (lists, right), _ = opened(html(content(*tasks("vanilla"))), script)
-    said = [chr(build("vanilla")(torch.tensor([tokens]))[0, -1].argmax().item()) for tokens, _ in lists]
-    assert right == sum(s == answer for s, (_, answer) in zip(said, lists, strict=True))
+    script = """(() => {
+        ask([..."ABCD"]);
+        const dealt = [], draw = deal;
+        deal = (...given) => {
+            const made = draw(...given);
+            if (dealt.length % 2) made.answer = String.fromCharCode(answerOf(forward(models[0], made.tokens)));
+            dealt.push(made);
+            return made;
+        };
+        const says = [askMany(models), askMany(models)];
+        return [dealt.map(({ tokens, answer }) => [tokens, answer]), says];
+    })()"""
+    (lists, says), _ = opened(html(content(*tasks("vanilla"))), script)
+    gpt = build("vanilla")
+    right = [chr(gpt(torch.tensor([tokens]))[0, -1].argmax().item()) == answer for tokens, answer in lists]
+    assert len(lists) == 100 and lists[:50] != lists[50:]  # new lists each time
+    counts = [int(re.search(r"vanilla (\d+) of 50 right", said)[1]) for said in says]
+    assert counts == [sum(right[:50]), sum(right[50:])] and min(counts) >= 25
     for tokens, answer in lists[::2]:
         first, second = bytes(tokens).decode().rstrip("?").split("|")
         assert {*first} - {*second} == {answer} and len(first) == len(second) + 1 == 4
@@ -249,22 +277,25 @@ def test_of_50_lists_it_counts_those_that_a_model_answers_right():
 def test_its_table_of_effective_tokens_has_torch_s_numbers():
     gpts = [build(name) for name in ("vanilla", "differential")]
     shown = [exported(name, gpt, checkpoint()) for name, gpt in zip(("vanilla", "differential"), gpts, strict=True)]
-    script = "(showSpread(), [...at('spread').rows[1].cells].slice(1).map(cell => cell.textContent))"
-    cells, _ = opened(html(content(*shown)), script)
+    script = "(showSpread(), [...at('spread').rows].map(row => [...row.cells].map(cell => cell.textContent)))"
+    (*rows, uniform), _ = opened(html(content(*shown)), script)
+    assert [row[0] for row in rows] == ["free, vanilla", "free, differential"]
+    assert uniform == ["a uniform causal map of 5 letters", "3.00", "", ""]
     tokens = torch.tensor([list(b"to be")])
-    for cell, gpt in zip(cells, gpts, strict=True):
+    for (_, *cells, _), gpt in zip(rows, gpts, strict=True):
         layers, inputs = [block.attention for block in gpt.blocks], activations(gpt, tokens)[0]
         maps = [[layer.attention_map(x) for layer, x in zip(layers, inputs, strict=True)]]
         if layers[0].maps_per_head == 2:
             maps.insert(0, [layer.both_maps(x)[0] for layer, x in zip(layers, inputs, strict=True)])
         there = [torch.stack([effective_tokens(A) for A in of]).mean().item() for of in maps]
         there.append(F.cross_entropy(gpt(tokens)[0, :-1], tokens[0, 1:]).item())
-        assert [float(number) for number in re.findall(r"\d+\.\d+", cell)] == pytest.approx(there, abs=0.006)
+        numbers = re.findall(r"\d+\.\d+", " ".join(cells))
+        assert [float(number) for number in numbers] == pytest.approx(there, abs=0.006)
 
 
 @browser
 def test_each_part_of_the_diagram_shows_numbers_of_its_own():
-    script = """(text.row = 3, showText(), [partsOf(models[0], text.layer, 3).rows, diagram.buttons.map(button => {
+    script = """(text.row = 3, showText(), [partsOf(models[0], text.layer, 3), diagram.buttons.map(button => {
         button.onpointerenter();
         const bars = [...document.querySelectorAll("#numbers i")].map(bar => getComputedStyle(bar.parentNode));
         return [at("numbers").textContent, at("part-says").textContent,
@@ -274,18 +305,23 @@ def test_each_part_of_the_diagram_shows_numbers_of_its_own():
     assert len({words for words, *_ in parts}) == len({says for _, says, _ in parts}) == 9
     largest = [max(map(abs, row)) for row in rows]
     assert parts[5][2] / parts[4][2] == pytest.approx(largest[5] / largest[4], rel=0.01)  # λA₂ and A₂ are of one scale
-    delta, *lengths = re.search(
-        r"Δ = ([\d.]+).*length ([\d.]+) before the norm, ([\d.]+) ", parts[0][0] + parts[8][0]
-    ).groups()
-    there = [max(rows[0]) - min(rows[0]), *(sum(a * a for a in row) ** 0.5 for row in rows[7:])]
-    assert [float(delta), *map(float, lengths)] == pytest.approx(there, rel=0.01)
+    said = re.search(r"Δ = ([\d.]+).*square ([\d.]+); ([\d.]+) after division, ([\d.]+) ", parts[0][0] + parts[8][0])
+    before, after = ((sum(a * a for a in row) / len(row)) ** 0.5 for row in rows[7:])
+    there = [max(rows[0]) - min(rows[0]), before, before / (before**2 + 1e-5) ** 0.5, after]
+    assert [float(number) for number in said.groups()] == pytest.approx(there, rel=0.01)
 
 
 @browser
-def test_a_list_of_another_length_than_in_training_is_said_to_be_one():
-    script = "[3, 5].map(n => (ask(known.slice(0, n)), at('guess').textContent.split('. ')[1] ?? ''))"
-    found, _ = opened(html(content(*tasks("vanilla"))), script)
-    assert found == ["", "The models were trained on lists of 3 to 4 letters only."]
+def test_the_diagram_says_how_its_model_makes_scores():
+    script = """[0, 1].map(i => (setGroup(i), [0, 1].map(part => {
+        diagram.buttons[part].click();
+        return [diagram.buttons[part].textContent, document.querySelector("#numbers figcaption").textContent];
+    })))"""
+    names = ("bounded-8-differential", "differential")
+    shown = [exported(name, build(name), checkpoint()) for name in names]
+    formulas = [["8 cos(q₁, k₁)", "8 cos(q₂, k₂)"], ["Q₁K₁ᵀ/√D", "Q₂K₂ᵀ/√D"]]
+    there = [[[formula, f"S{i} = {formula}"] for i, formula in zip("₁₂", of, strict=True)] for of in formulas]
+    assert opened(html(content(*shown)), script)[0] == there
 
 
 @browser
@@ -304,17 +340,30 @@ def test_the_sketch_has_the_numbers_of_chapters_1_and_3():
         const n = Math.max(...sketch.typed.map(row => row.length));
         const [A1, A2] = sketch.typed.map(row => weigh(Array.from({ length: n }, (_, i) => row[i] ?? 0)));
         const A = minus(A1, A2, lam), says = ["sketch-says", "bound"].map(id => at(id).textContent);
-        const below = A.filter(a => a < 0).length / n, counts = at("sketch-rows").lastChild.textContent;
-        return [A.slice(0, 3), effective(A), contrast(A, 0), below, ...says, counts];
+        const below = A.filter(a => a < 0).length / n, [, second, third] = at("sketch-rows").querySelectorAll("small");
+        return [A.slice(0, 3), effective(A), contrast(A, 0), below, ...says, second.textContent, third.textContent];
     }))"""
     (hand, needle, keys), _ = opened(html(content()), script)
     near = pytest.approx
     assert hand[0][0] == near([0.6652, 0.2447, 0.0900], abs=1e-4) and hand[0][5] == "7.39"
     assert hand[1][0] == near([0.575, 0, 0], abs=5e-4) and hand[1][2] > 1000 and "the others vanish" in hand[1][4]
-    assert hand[1][6].endswith("near zero: 2 of 3, negative: 0")
+    assert hand[1][7] == "sum 0.575, 1.00 of 3 effective tokens, negative weights: 2"
+    assert [row[6].endswith(", uniform") for _, row in (hand, needle, keys)] == [False, True, True]
     assert needle[1][0] == near([0.09077, 0, 0], abs=1e-4) and ["vanish" in row[4] for row in needle] == [False, True]
     assert [round(row[1]) for row in keys] == [52, 34] and [round(row[2]) for row in keys] == [7, 14]
     assert [round(row[3], 2) for row in keys] == [0, 0.53]
+
+
+@browser
+def test_an_example_of_the_sketch_says_in_the_box_what_it_shows():
+    script = """[...document.querySelectorAll("#examples button")].map(button => {
+        button.click();
+        return [button.textContent, at("example-says").textContent];
+    })"""
+    three, needle, keys = opened(html(content()), script)[0]
+    for name, says in (three, needle):
+        assert says.startswith(f"{name}: sum ") and "negative weights: 0" in says and "the others vanish" in says
+    assert keys[1].startswith(f"{keys[0]}: sum 0.200, 34.5 of 64 effective tokens") and keys[1].endswith("14.2 in A.")
 
 
 @browser
@@ -322,9 +371,11 @@ def test_where_everything_cancels_the_sketch_has_no_contrast():
     script = """(() => {
         setSketch({ typed: [[5, 0, 0, 1], [5.1, .1, .1, 1.1]], lam: 1 });  // equal but for rounding
         const line = document.querySelector("#contrast .difference").getAttribute("points").split(" ");
-        return [at("sketch-says").textContent, new Set(line.map(point => (+point.split(",")[1]).toFixed(3))).size];
+        const heights = new Set(line.map(point => (+point.split(",")[1]).toFixed(3)));
+        return [at("sketch-says").textContent, heights.size, sketch.words];
     })()"""
-    assert opened(html(content()), script)[0] == ["Everything cancels: A₁ is λA₂.", 1]
+    says = ["Everything cancels: A₁ is λA₂.", 1, "sum 0, all zero, negative weights: 0"]
+    assert opened(html(content()), script)[0] == says
 
 
 CLICKS = """(() => {
@@ -340,13 +391,13 @@ CLICKS = """(() => {
   seen.push(all("#spread tr").map(row => [...row.children].map(cell => cell.textContent.replace(/[\\d.]+/g, "0"))));
   for (const button of all("button")) button.click();
   for (let i = 0; i < all("[type=radio]").length; i++) all("[type=radio]")[i].click();
-  seen.push(text.row, text.layer, text.group[1].head, task.row, task.layer, nameOf(text.group));
+  seen.push(text.row, text.layer, text.group[1].head, task.row, task.layer, nameOf(text.group[1]));
   all("#text-models canvas")[0].onclick({ offsetY: 1 });
   seen.push(text.row, all("#text-models canvas").length);
   for (const typed of ["0123456789abcdefghijklmnop", "", "caf\\u00e9"]) {
     at("text").value = typed;
     at("text").oninput();
-    const says = at("text-said").textContent.slice(0, 16);
+    const says = at("text-said").textContent.slice(0, 32);
     seen.push([String.fromCharCode(...text.tokens), at("text-shown").className, says]);
   }
   const [typed] = sketch.typed;
@@ -366,13 +417,15 @@ def test_everything_can_be_moved():
     shown = [exported(name, build(name), checkpoint()) for name in names] + tasks("vanilla", "differential")
     found, _ = opened(html(content(*shown)), CLICKS)
     assert found[:3] == [[False, False, False, True, False, True], True, "A = A₁ − λA₂, negative weights at 0"]
-    cells = [["", "vanilla", "differential"], ["scores bounded to ±0", "0, loss 0", "A₁ 0 → A 0, loss 0 (changed)"]]
-    assert found[3] == [*cells, ["free scores", "0, loss 0", "A₁ 0 → A 0, loss 0"]]
-    assert found[5:7] == [1, 1] and found[8:10] == [1, "free scores"] and found[10:12] == [0, 4]
+    changed = "±0, differential (λ of layer 0 = 0, λ of layer 0 = 0, negative weights at 0)"
+    there = [["±0, vanilla", "0", "0", "0"], [changed, "A₁ 0 → A 0", "0", ""], ["free, vanilla", "0", "0", "0"]]
+    there += [["free, differential", "A₁ 0 → A 0", "0", "0 (+0 ± 0)"]]
+    assert found[3] == [*there, ["a uniform causal map of 0 letters", "0", "", ""]]
+    assert found[5:7] == [1, 1] and found[8:10] == [1, "free"] and found[10:12] == [0, 4]
     assert found[4] == 4 and found[7] > 0
-    assert found[12] == ["abcdefghijklmnop"[-16:], "", ""]
-    assert found[13] == ["abcdefghijklmnop", "stale", "Type two letters"]
-    assert found[14] == ["caf\u00c3\u00a9", "", "The models read "]
+    assert found[12] == ["abcdefghijklmnop", "", "The models read from “abcdefghij"]
+    assert found[13] == ["abcdefghijklmnop", "stale", "Type two letters or more. What y"]
+    assert found[14] == ["caf\u00c3\u00a9", "", "The models read bytes: a letter "]
     assert found[15:] == [True, "stale", [1, -2], ""]
 
 
@@ -497,7 +550,13 @@ def test_what_it_cannot_show_is_refused(corpus):
 def test_the_committed_example_is_made_of_today_s_scripts():
     """docs/index.html: whoever changes lab/web makes it again, with lab.page."""
     shown = (ROOT / "docs/index.html").read_text(encoding="utf-8")
-    assert len(shown) < 2.5e6 and shown.count('"mechanism":') == 6
+    assert len(shown) < 2.5e6 and shown.count('"about":') == 6
     assert re.sub(r'(?<=type="application/json">).*', "", shown) == re.sub(
         r'(?<=type="application/json">).*', "", html(content())
     )
+
+
+def test_its_differences_are_those_of_the_records():
+    numbers = re.findall(r"[−+]\d[\d.]* ± [\d.]+", html(content()))
+    records = (ROOT / "lab/records/results.md").read_text(encoding="utf-8")
+    assert len(numbers) > 9 and all(number in records for number in numbers)
