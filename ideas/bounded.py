@@ -124,6 +124,6 @@ BOUNDED = {"rms-qk": NormedScoresVanilla, "rms-qk-differential": NormedScoresDif
 for g in RANGES:
     BOUNDED[f"bounded-{g}"] = bounded(Attention, g, f"bounded-{g}")
     BOUNDED[f"bounded-{g}-differential"] = bounded(Differential, g, f"bounded-{g}-differential")
-    BOUNDED[f"bounded-{g}-exp-minus-one"] = bounded(ExpMinusOne, g, f"bounded-{g}-exp-minus-one")  # one map, and sharp
+    BOUNDED[f"bounded-{g}-exp-minus-one"] = bounded(ExpMinusOne, g, f"bounded-{g}-exp-minus-one")
 for name, mechanism in CONTROLS.items():
     BOUNDED[f"bounded-2-{name}"] = bounded(mechanism, 2, f"bounded-2-{name}")

@@ -156,6 +156,18 @@ def test_torch_compile_takes_it_whole(name):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize(
+    ("name", "lam", "change"),
+    [("absolute", None, torch.abs), ("rectified-0.5", 0.5, torch.relu), ("rectified-0.9", 0.9, torch.relu)],
+)
+def test_a_control_changes_the_sign_of_a_difference_and_nothing_else(name, lam, change):
+    attention, x = laws.layer(f"bounded-2-{name}"), laws.inputs()
+    A1, A2 = attention.both_maps(x)
+    A = A1 - (attention.lam if lam is None else lam) * A2
+    assert (A < 0).any()
+    torch.testing.assert_close(attention.attention_map(x), change(A))
+
+
 @pytest.mark.parametrize("name", IDEAS | BOUNDED)
 def test_its_docstring_begins_with_its_word(name):
     assert ATTENTION[name].__doc__.startswith(f"{name}: ")
