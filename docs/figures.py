@@ -169,9 +169,7 @@ def without(figure, left, right):
         right.plot(g, 1 / (1 + (n - 1) * np.exp(-2 * g)), ls=style, color=look("temperature")["color"], label=label)
     right.axvline(12, color="0.6", lw=0.8)
     right.annotate("12: ours", (12, 0.3), xytext=(3, 0), textcoords="offset points", fontsize=8, color="0.4")
-    right.set(
-        xlabel="g", ylabel="largest possible weight", ylim=(0, 1.08), title="the most that temperature g allows"
-    )
+    right.set(xlabel="g", ylabel="largest possible weight", ylim=(0, 1.08), title="the most that temperature g allows")
     for ax in (left, right):
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
