@@ -87,10 +87,8 @@ def bounded(mechanism, g, word):
     class Bounded(mechanism):
         bound = g
 
-        def project(self, x, start=0):
-            q, k, v = super().project(x, start)
-            q, k = (F.normalize(z, dim=-1, eps=1e-6) for z in (q, k))
-            return g * self.D**0.5 * q, k, v  # `scores` divides by √D
+        def rotate(self, q, start):  # queries and keys alike; `scores` divides their product by √D
+            return (g * self.D**0.5) ** 0.5 * F.normalize(super().rotate(q, start), dim=-1, eps=1e-6)
 
     Bounded.__name__ = Bounded.__qualname__ = f"Bounded{g}{mechanism.__name__}"
     Bounded.__doc__ = f"{word}: {mechanism.__doc__.split(': ', 1)[1]}\n\n    S = {g} cos(q, k) in place of QKᵀ/√D."

@@ -99,7 +99,7 @@ def exported(name, gpt, checkpoint):
 def kind_of(name, attention):
     """How rows of scores become weights: softmax or softmax1. Raises UsageError where the page knows no way."""
     mechanism = type(attention)
-    if hasattr(attention, "bound"):  # of ideas/bounded.py: `project` is all that such a class adds to its parent
+    if hasattr(attention, "bound"):  # of ideas/bounded.py: `rotate` is all that such a class adds to its parent
         mechanism = mechanism.__base__
     base = next(base for base in KINDS if issubclass(mechanism, base))
     changed = [
