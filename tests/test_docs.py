@@ -75,7 +75,7 @@ def test_its_code_runs_and_prints_what_is_shown(page):
 
 PROGRAM = r"(?:python|torchrun --nproc_per_node=\d+) ((?:train|prepare|sample|docs/figures)\.py|-m lab\.[\w.]+)"
 COMMAND = re.compile(PROGRAM + r"(?![\w/])((?:'[^'\n]*'|[^\n`;&|#'])*)")
-EXAMPLE = re.compile(r"mine\.toml|out/\S*\.toml|<|--help|\$OPTIONS")  # cannot be parsed here
+EXAMPLE = re.compile(r"mine\.toml|out/\S*\.toml|<|--help|\$OPTIONS|row-sum-one")  # cannot be parsed here
 
 
 def commands(page):
