@@ -91,6 +91,7 @@ def exported(name, gpt, checkpoint):
     model = {"name": name, "about": about, "missing": task, "config": vars(gpt.config)}
     model |= {"kind": kind_of(name, attention), "pairs": attention.maps_per_head == 2}
     model["bound"] = getattr(attention, "bound", None)
+    model["loss"] = checkpoint["best"]["val_loss"]
     model["embedding"] = packed(gpt.embedding.weight)
     model["layers"] = [of_layer(name, block) for block in gpt.blocks]
     return model

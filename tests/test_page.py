@@ -46,7 +46,7 @@ def build(name, **options):
 
 def checkpoint(task=None):
     data = {"tokenizer": "bytes"} | ({"missing": task} if task else {})
-    return {"data": data, "options": {"dataset": "data/here", "seed": 1}, "step": 10}
+    return {"data": data, "options": {"dataset": "data/here", "seed": 1}, "step": 10, "best": {"val_loss": 5.4321}}
 
 
 def content(*models, text="to be"):
@@ -201,8 +201,9 @@ def test_it_says_the_answer_of_both_models_and_what_the_steps_make_of_it():
       document.querySelector("[data-do=many]").click();
       document.querySelector("[data-do=negative]").click();
       all.push(said(), row(), document.querySelector("input[type=checkbox]").checked);
+      Object.assign(task, { layer: 1 - task.answering, row: 2 });
       document.querySelector("[data-do=lambda]").click();
-      all.push(task.answering, task.models[1].edits.lam[task.answering], outputs());
+      all.push([task.layer, task.row], task.answering, task.models[1].edits.lam[task.answering], outputs());
       at("shuffle").click();
       all.push(task.answer);
       document.querySelector("#task-models .row button").click();
@@ -210,20 +211,20 @@ def test_it_says_the_answer_of_both_models_and_what_the_steps_make_of_it():
       return [...all, said(), isEdited(models[1])];
     })()"""
     found, _ = opened(html(content(*tasks("vanilla", "differential"))), script)
-    trained, row, before, switched, clamped, checked, layer, lam, outputs, answer, again, is_edited = found
+    trained, row, before, switched, clamped, checked, looks, layer, lam, outputs, answer, again, is_edited = found
     asked = torch.tensor([list(b"ABCD|DBA?")])
     gpts = [build(name) for name in ("vanilla", "differential")]
 
     def says(gpt):
         said = gpt(asked)[0, -1].argmax().item()
         shown = {10: "⏎", 32: "·"}.get(said, chr(said) if 32 < said < 127 else f"{said:02x}")
-        return f"✓ answers {shown}, which is right" if shown == "C" else f"✗ answers {shown}, but C is missing"
+        return f"✓ {shown}, which is right" if shown == "C" else f"✗ {shown}, but C is missing"
 
     assert trained == again == [says(gpt) for gpt in gpts] and not is_edited and answer == "C"
     layers = [block.attention for block in gpts[1].blocks]
     with edited(layers, edits_for(layers, activations(gpts[1], asked)[0])["negative by 0"]):
         assert switched == [says(gpt) for gpt in gpts]
-    assert min(row) < 0 == min(clamped) and checked and lam == 0
+    assert min(row) < 0 == min(clamped) and checked and lam == 0 and looks == [layer, 8]  # at “?”
     asked_models = [r"vanilla \d+, differential \d+", rf"differential \(λ of layer {layer} = 0\) \d+"]
     asked_models += [r"differential \(negative weights at 0\) \d+"]
     guess = "A guess among the letters of a list would be right in about 13."
@@ -282,7 +283,8 @@ def test_its_table_of_effective_tokens_has_torch_s_numbers():
     assert [row[0] for row in rows] == ["free, vanilla", "free, differential"]
     assert uniform == ["a uniform causal map of 5 letters", "3.00", "", ""]
     tokens = torch.tensor([list(b"to be")])
-    for (_, *cells, _), gpt in zip(rows, gpts, strict=True):
+    for (_, *cells, validation), gpt in zip(rows, gpts, strict=True):
+        assert validation == "5.432"
         layers, inputs = [block.attention for block in gpt.blocks], activations(gpt, tokens)[0]
         maps = [[layer.attention_map(x) for layer, x in zip(layers, inputs, strict=True)]]
         if layers[0].maps_per_head == 2:
@@ -346,7 +348,7 @@ def test_the_sketch_has_the_numbers_of_chapters_1_and_3():
     (hand, needle, keys), _ = opened(html(content()), script)
     near = pytest.approx
     assert hand[0][0] == near([0.6652, 0.2447, 0.0900], abs=1e-4) and hand[0][5] == "7.39"
-    assert hand[1][0] == near([0.575, 0, 0], abs=5e-4) and hand[1][2] > 1000 and "the others vanish" in hand[1][4]
+    assert hand[1][0] == near([0.575, 0, 0], abs=5e-4) and hand[1][2] > 1000 and "nearly vanish" in hand[1][4]
     assert hand[1][7] == "sum 0.575, 1.00 of 3 effective tokens, negative weights: 2"
     assert [row[6].endswith(", uniform") for _, row in (hand, needle, keys)] == [False, True, True]
     assert needle[1][0] == near([0.09077, 0, 0], abs=1e-4) and ["vanish" in row[4] for row in needle] == [False, True]
@@ -416,10 +418,10 @@ def test_everything_can_be_moved():
     names = ("differential", "vanilla", "bounded-2", "bounded-2-differential")
     shown = [exported(name, build(name), checkpoint()) for name in names] + tasks("vanilla", "differential")
     found, _ = opened(html(content(*shown)), CLICKS)
-    assert found[:3] == [[False, False, False, True, False, True], True, "A = A₁ − λA₂, negative weights at 0"]
+    assert found[:3] == [[False, False, False, True, False, True], True, "A = max(0, A₁ − λA₂)"]
     changed = "±0, differential (λ of layer 0 = 0, λ of layer 0 = 0, negative weights at 0)"
-    there = [["±0, vanilla", "0", "0", "0"], [changed, "A₁ 0 → A 0", "0", ""], ["free, vanilla", "0", "0", "0"]]
-    there += [["free, differential", "A₁ 0 → A 0", "0", "0 (+0 ± 0)"]]
+    there = [["±0, vanilla", "0", "0", "0"], [changed, "A₁ 0 → A 0", "0", "0"], ["free, vanilla", "0", "0", "0"]]
+    there += [["free, differential", "A₁ 0 → A 0", "0", "0"]]
     assert found[3] == [*there, ["a uniform causal map of 0 letters", "0", "", ""]]
     assert found[5:7] == [1, 1] and found[8:10] == [1, "free"] and found[10:12] == [0, 4]
     assert found[4] == 4 and found[7] > 0

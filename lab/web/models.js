@@ -35,7 +35,7 @@ function changedName({ edits, ...model }) {
 const mapNames = ({ pairs }) => pairs ? ["A₁", "λA₂", "A"] : ["A"];
 
 const titleOf = ({ pairs, edits }, name) =>
-  name !== "A" || !pairs ? name : `A = A₁ − λA₂${edits.negative ? "" : ", negative weights at 0"}`;
+  name !== "A" || !pairs ? name : edits.negative ? "A = A₁ − λA₂" : "A = max(0, A₁ − λA₂)";
 
 function mapOf({ head, changed }, layer, name) {
   const { maps, lam, A } = changed.layers[layer];
@@ -98,6 +98,6 @@ function showNext(model, t, right = null, n = 4) {
     const place = order.indexOf(byte);
     add(parent, "code", byte === right ? `✓ ${visible(byte)}` : visible(byte));
     add(parent, "i", "", { style: `--p: ${p[byte]}` });
-    add(parent, "span", chance(p[byte]) + (place < n ? "" : `, place ${place + 1}`));
+    add(parent, "span", chance(p[byte]) + (place < n ? "" : ` (#${place + 1})`));
   }
 }

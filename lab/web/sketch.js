@@ -25,7 +25,7 @@ function showSketch() {
   const [A1, A2] = typed.map(row => weigh(Array.from({ length: n }, (_, i) => row[i] ?? 0)));
   const A = minus(A1, A2, lam), second = A2.map(a => lam * a), first = likeliest(A1);
   const scale = [...A1, ...second, ...A], labels = A1.map((_, i) => n > 16 ? "" : i + 1);
-  const uniform = new Set(A2).size === 1 ? ", uniform" : "", negative = A.filter(a => a < 0).length;
+  const uniform = lam && new Set(A2).size === 1 ? ", uniform" : "", negative = A.filter(a => a < 0).length;
   at("sketch-rows").classList.toggle("cards", n <= 16);
   sketch.figures[0]("A₁ = softmax(S₁)", A1, labels, `sum 1, ${spreadOf(A1)}`, { scale });
   const words = `sum ${num(lam)}, ${spreadOf(second)}${uniform}`;
@@ -36,8 +36,9 @@ function showSketch() {
   drawContrast(A1, A2, first, range);
   at("range").textContent = num(range);
   at("bound").textContent = num(Math.exp(range));
-  const end = most > 1000 ? "more than 1000 in A: the others vanish, since A₁ and λA₂ give each the same weight."
-    : `${num(most)} in A.`;
+  const gone = A.every((a, i) => i === first || a === 0);
+  const end = most < 1000 ? `${num(most)} in A.`
+    : `more than 1000 in A: the others ${gone ? "vanish, since A₁ and λA₂ give each the same weight." : "nearly vanish."}`;
   at("sketch-says").textContent = Number.isNaN(most) ? "Everything cancels: A₁ is λA₂."
     : `The contrast of token ${first + 1} is ${num(contrast(A1, first))} in A₁ and ${end}`;
 }

@@ -8,7 +8,7 @@ const [known, room] = task.models.length ? [
 
 // The letters of a list that someone types, and what was done to them.
 function readList(typed) {
-  const letters = [...typed.toUpperCase().replace(/[\s,;]/g, "")], read = letters.filter(c => known.includes(c));
+  const letters = [...typed.replace(/[\s,;]/g, "")], read = letters.map(c => c.toUpperCase()).filter(c => known.includes(c));
   const list = [...new Set(read)], notes = [];
   if (letters.length > read.length) notes.push(`Only the letters A to ${known.at(-1)} are read.`);
   if (read.length > list.length) notes.push("Repeated letters are read once.");
@@ -78,8 +78,7 @@ function showTask() {
   const scale = task.models.flatMap(rowsOf).flat();
   for (const model of task.models) {
     const said = visible(answerOf(model.changed)), right = isRight(model.changed, answer);
-    model.said.textContent = right ? `✓ answers ${said}, which is right`
-      : `✗ answers ${said}, but ${answer} is missing`;
+    model.said.textContent = right ? `✓ ${said}, which is right` : `✗ ${said}, but ${answer} is missing`;
     showNext(model, 2 * n, answer.charCodeAt(0));
     showHeads(model, showTask);
     rowsOf(model).forEach((values, i, rows) => {
