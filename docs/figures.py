@@ -1,7 +1,7 @@
 """The figures of the course, drawn from formulas and from lab/records.
 
 python docs/figures.py                draws docs/figures/*.png
-python docs/figures.py hull floor     only these
+python docs/figures.py hull contrast  only these
 """
 
 import json
@@ -145,18 +145,6 @@ def hull(figure, *panels):
     figure.suptitle("A head's output, 4000 random rows of scores", fontsize=10)
 
 
-def floor(figure, ax):
-    """Chapter 1: the needle's weight e^Δ / (e^Δ + n − 1)."""
-    n = np.logspace(0.31, 5, 200)
-    for gap, style in ((2, ":"), (5, "-."), (8, "--"), (12, "-")):
-        ax.plot(n, math.exp(gap) / (math.exp(gap) + n - 1), ls=style, color="k", label=f"Δ = {gap}")
-    ax.axhline(0.5, color="0.6", lw=0.8)
-    ax.set(xscale="log", xlabel="n, tokens in the row", ylabel="weight of the needle", ylim=(0, 1.02))
-    ax.set_title("One score is larger than all others by Δ", fontsize=10)
-    ax.legend()
-    ax.grid(alpha=0.3)
-
-
 def without(figure, left, right):
     """Chapter 2: how much softmax1 spends, how sharp a temperature can be."""
     lse = np.linspace(-6, 8, 200)
@@ -263,22 +251,6 @@ def shapes(figure, ax):
     ax.axis("off")
 
 
-def mistakes(figure, ax):
-    """Chapter 6: what each mistake does to the loss."""
-    runs = records("mistakes")
-    for i, (name, right) in enumerate(MISTAKES.items()):
-        pairs, style = differences(runs[name], runs[right]), {"color": look(right)["color"]}
-        ax.plot(pairs, [i + 0.15] * len(pairs), ls="", marker="o", mfc="none", ms=4, **style)
-        of = spread(pairs)
-        ax.errorbar([of["mean"]], [i - 0.15], xerr=[of["half"]], marker="|", ms=12, capsize=4, **style)
-    ax.axvline(0, color="k", lw=0.8)
-    ax.set_yticks(range(len(MISTAKES)), MISTAKES)
-    ax.invert_yaxis()
-    ax.set(xlabel="loss − that of the right mechanism, same seed (nats per byte)")
-    ax.set_title("One circle per seed; the mean and its 95 % interval", fontsize=10)
-    ax.grid(alpha=0.3)
-
-
 def ideas_measured():
     """{idea: {"accuracy", "solved_at": on the task, a number per seed; "difference": of the loss on text, to vanilla's;
     "fresh": whether that is of seeds that chose nothing}}"""
@@ -332,13 +304,11 @@ def discussion(figure, *panels):
 FIGURES = {  # name: function, width and height in inches, panels
     "head": (head, 9, 3.6, 1),
     "hull": (hull, 10.2, 3.6, 3),
-    "floor": (floor, 6.5, 3.6, 1),
     "without": (without, 8.8, 3.6, 2),
     "subtraction": (subtraction, 8.8, 3.4, 2),
     "contrast": (contrast, 8.8, 3.6, 2),
     "schedule": (schedule, 6.5, 3.6, 1),
     "shapes": (shapes, 9, 2.4, 1),
-    "mistakes": (mistakes, 7, 3.8, 1),
     "discussion": (discussion, 9.5, 8.6, 2),
 }
 

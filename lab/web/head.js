@@ -10,7 +10,7 @@ const PARTS = [
   ["3 / 2", "λA₂", "The second row times λ: this is subtracted."],
   ["4 / 1", "A₁ − λA₂", "What both rows share cancels. Where λA₂ is larger, the weight is below zero."],
   ["4 / 2", "times V", "The values, each times its weight, added up. Bars are the channels of the sum."],
-  ["4 / 3", "norm", "The sum, divided by its root mean square, then times a learned gain per channel and 1 − λ_init."],
+  ["4 / 3", "norm", "The sum, divided by its root mean square, then times a learned gain per channel and a fixed factor."],
 ];
 const diagram = { part: 6 };
 
@@ -47,7 +47,7 @@ function showHead() {
     : part === 2 ? `${E} channels, mean length ${num(mean(row))}`
     : part < 7 ? weights + (part === 6 ? `, negative mass ${percent(negativeMass(row))}` : "")
     : `root mean square ${num(before)}` + (!model.layers[text.layer].gain ? "; this model has no norm"
-      : `; ${num(before / Math.sqrt(before ** 2 + 1e-5))} after division, ${num(after)} with the gain and 1 − λ_init`);
+      : `; ${num(before / Math.sqrt(before ** 2 + 1e-5))} after division, ${num(after)} with the gain and the factor`);
   const [first, last] = [[0, 2], [2, 3], [3, 7], [7, 9]].find(([, last]) => part < last);  // parts of one scale
   const { bound } = model, scores = ["₁", "₂"].map(i => bound ? `${bound} cos(q${i}, k${i})` : `Q${i}K${i}ᵀ/√D`);
   scores.forEach((score, i) => diagram.buttons[i].textContent = score);

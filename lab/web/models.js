@@ -23,13 +23,14 @@ const likeliest = p => p.indexOf(Math.max(...p));
 // What the models of a part of the page are, once.
 const about = of => `The models of this page: ${[...new Set(of.map(model => model.about))].join("; ")}, one seed.`;
 
-// The name beside others of the same bound, and the name with what is changed.
+// The name beside others of the same bound; what is changed; both.
 const shortName = ({ name, bound }) => bound ? name.replace(/^bounded-\d+-?/, "") || "vanilla" : name;
-function changedName({ edits, ...model }) {
-  const changes = edits.lam.map((lam, i) => `λ of layer ${i} = ${num(lam)}`).filter(Boolean);
-  if (!edits.negative) changes.push("negative weights at 0");
-  return shortName(model) + (changes.length ? ` (${changes.join(", ")})` : "");
+function changes({ edits }) {
+  const words = edits.lam.map((lam, i) => `λ of layer ${i} = ${num(lam)}`).filter(Boolean);
+  if (!edits.negative) words.push("negative weights at 0");
+  return words.length ? ` (${words.join(", ")})` : "";
 }
+const changedName = model => shortName(model) + changes(model);
 
 // The maps that are shown of a head, their titles, their rows.
 const mapNames = ({ pairs }) => pairs ? ["A₁", "λA₂", "A"] : ["A"];
@@ -45,7 +46,7 @@ function mapOf({ head, changed }, layer, name) {
 
 // How much of a row of λA₂ meets weight in A₁: the share that cancels.
 const cancelled = (first, second) => sum(second.map((a, j) => Math.min(a, first[j]))) / sum(second);
-const saysCancelled = (...rows) => sum(rows[1]) ? `; ${percent(cancelled(...rows))} of it cancels` : "";
+const saysCancelled = (...rows) => sum(rows[1]) ? `; ${percent(cancelled(...rows))} of it meets A₁ and cancels` : "";
 
 // A card of a model: what it says, the next token, controls, and per map of a head what `addMap` draws.
 function makeCard(parent, model, change, addMap) {

@@ -7,9 +7,9 @@ const KEYS = [
   18, -4, 14, -42, 17, -16, 22, -22, -15, 25,
 ].map(key => key / 50);
 const EXAMPLES = {
-  "Three tokens, λ = 0.425": { typed: [[2, 1, 0], [0, 1, 0]], lam: (2 + Math.E) / (1 + Math.E + Math.E ** 2) },
-  "One above 63 others, λ = 0.909": { typed: [[2, ...Array(63).fill(0)], [0]], lam: 64 / (63 + Math.E ** 2) },
-  "64 random keys, λ = 0.8": { typed: [KEYS, [0]], lam: .8 },
+  "Three tokens": { typed: [[2, 1, 0], [0, 1, 0]], lam: (2 + Math.E) / (1 + Math.E + Math.E ** 2) },
+  "One above 63 others": { typed: [[2, ...Array(63).fill(0)], [0]], lam: 64 / (63 + Math.E ** 2) },
+  "64 random keys": { typed: [KEYS, [0]], lam: .8 },
 };
 const sketch = {};
 
@@ -86,7 +86,7 @@ function buildSketch() {
   sketch.slide = slider(at("sketch-slider"), "λ", range, set);
   for (const [name, example] of Object.entries(EXAMPLES)) add(at("examples"), "button", name).onclick = () => {
     setSketch(example);
-    at("example-says").textContent = `${name}: ${sketch.words}. ${at("sketch-says").textContent}`;
+    at("example-says").textContent = `${name}, λ = ${num(sketch.lam)}: ${sketch.words}. ${at("sketch-says").textContent}`;
   };
   const read = () => {
     const typed = [0, 1].map(i => numbersIn(at(`scores-${i}`).value)), ok = typed.every(Boolean);

@@ -78,7 +78,8 @@ function showTask() {
   const scale = task.models.flatMap(rowsOf).flat();
   for (const model of task.models) {
     const said = visible(answerOf(model.changed)), right = isRight(model.changed, answer);
-    model.said.textContent = right ? `✓ ${said}, which is right` : `✗ ${said}, but ${answer} is missing`;
+    model.said.textContent = (right ? `✓ ${said}, which is right` : `✗ ${said}, but ${answer} is missing`)
+      + changes(model);
     showNext(model, 2 * n, answer.charCodeAt(0));
     showHeads(model, showTask);
     rowsOf(model).forEach((values, i, rows) => {
