@@ -4,7 +4,7 @@ python -m lab.page out/NAME [out/OTHER ...]     writes out/page.html: one file, 
 
 The page is lab/web: page.html and its scripts, of which gpt.js is the forward pass. Weights are rounded to 87 levels
 per row, one character each; the command measures what that costs. docs/index.html has the models of config/missing.toml
-and of config/cpu.toml with --dataset=tinyshakespeare --n_layer=3 --n_embd=96, seed 1, in this order: vanilla,
+with --seed=1, and of config/cpu.toml with --dataset=tinyshakespeare --n_layer=3 --n_embd=96, in this order: vanilla,
 differential; bounded-2, bounded-2-differential, vanilla, differential.
 """
 
