@@ -421,8 +421,8 @@ def test_everything_can_be_moved():
     found, _ = opened(html(content(*shown)), CLICKS)
     assert found[:3] == [[False, False, False, True, False, True], True, "A = max(0, A₁ − λA₂)"]
     changed = "±0, differential (λ of layer 0 = 0, λ of layer 0 = 0, negative weights at 0)"
-    there = [["±0, vanilla", "0", "0", "0"], [changed, "A₁ 0 → A 0", "0", "0 as trained"], ["free, vanilla", "0", "0", "0"]]
-    there += [["free, differential", "A₁ 0 → A 0", "0", "0"]]
+    there = [["±0, vanilla", "0", "0", "0"], [changed, "A₁ 0 → A 0", "0", "0 as trained"]]
+    there += [["free, vanilla", "0", "0", "0"], ["free, differential", "A₁ 0 → A 0", "0", "0"]]
     assert found[3] == [*there, ["a uniform causal map of 0 letters", "0", "", ""]]
     assert found[5:7] == [1, 1] and found[8:10] == [1, "free"] and found[10:12] == [0, 4]
     assert found[4] == 4 and found[7] > 0
