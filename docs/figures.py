@@ -22,10 +22,6 @@ from model import softmax1
 from plumbing.run import drawing
 
 DOCS = Path(__file__).parent
-MISTAKES = {  # of chapter 6, and what each of them should have been
-    **dict.fromkeys(("halved", "split-late", "scores", "no-norm", "no-scale", "one-based"), "differential"),
-    "zero-token": "softmax1",
-}
 
 
 def figures(

@@ -38,7 +38,8 @@ function showSketch() {
   at("bound").textContent = num(Math.exp(range));
   const gone = A.every((a, i) => i === first || a === 0);
   const end = most < 1000 ? `${num(most)} in A.`
-    : `more than 1000 in A: the others ${gone ? "vanish, since A₁ and λA₂ give each the same weight." : "nearly vanish."}`;
+    : "more than 1000 in A: the others "
+      + (gone ? "vanish, since A₁ and λA₂ give each the same weight." : "nearly vanish.");
   at("sketch-says").textContent = Number.isNaN(most) ? "Everything cancels: A₁ is λA₂."
     : `The contrast of token ${first + 1} is ${num(contrast(A1, first))} in A₁ and ${end}`;
 }
@@ -86,7 +87,8 @@ function buildSketch() {
   sketch.slide = slider(at("sketch-slider"), "λ", range, set);
   for (const [name, example] of Object.entries(EXAMPLES)) add(at("examples"), "button", name).onclick = () => {
     setSketch(example);
-    at("example-says").textContent = `${name}, λ = ${num(sketch.lam)}: ${sketch.words}. ${at("sketch-says").textContent}`;
+    const words = `${name}, λ = ${num(sketch.lam)}: ${sketch.words}.`;
+    at("example-says").textContent = `${words} ${at("sketch-says").textContent}`;
   };
   const read = () => {
     const typed = [0, 1].map(i => numbersIn(at(`scores-${i}`).value)), ok = typed.every(Boolean);

@@ -6,7 +6,7 @@ const taskPair = task.models.find(model => model.pairs);
 document.querySelectorAll("button[data-do]").forEach(button => button.onclick = () => {
   const steps = { lambda: { lam: Object.assign([], { [task.answering]: 0 }) }, negative: { negative: false } };
   const output = button.parentNode.querySelector("output"), edits = steps[button.dataset.do];
-  if (edits) Object.assign(task, { layer: task.answering, row: task.tokens.length - 1 });  // where the step says to look
+  if (edits) Object.assign(task, { layer: task.answering, row: task.tokens.length - 1 });  // where the step looks
   taskPair?.edit({ ...newEdits(), ...edits });
   output.textContent = "asking 50 lists …";
   setTimeout(() => output.textContent = askMany(edits ? [taskPair] : task.models), 30);  // when that has been painted

@@ -8,7 +8,8 @@ const [known, room] = task.models.length ? [
 
 // The letters of a list that someone types, and what was done to them.
 function readList(typed) {
-  const letters = [...typed.replace(/[\s,;]/g, "")], read = letters.map(c => c.toUpperCase()).filter(c => known.includes(c));
+  const letters = [...typed.replace(/[\s,;]/g, "")];
+  const read = letters.map(c => c.toUpperCase()).filter(c => known.includes(c));
   const list = [...new Set(read)], notes = [];
   if (letters.length > read.length) notes.push(`Only the letters A to ${known.at(-1)} are read.`);
   if (read.length > list.length) notes.push("Repeated letters are read once.");

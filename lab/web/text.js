@@ -67,7 +67,8 @@ function showSpread() {
     think(model, text.tokens);
     const first = model.pairs ? `A₁ ${spread(model, ({ maps }) => maps.filter((_, i) => i % 2 === 0))} → A ` : "";
     const name = `${nameOf(model)}, ${changedName(model)}`;
-    return [name, first + spread(model, ({ A }) => A), num(loss(model.changed)), model.loss.toFixed(3) + (isEdited(model) ? " as trained" : "")];
+    const validation = model.loss.toFixed(3) + (isEdited(model) ? " as trained" : "");
+    return [name, first + spread(model, ({ A }) => A), num(loss(model.changed)), validation];
   });
   at("spread").replaceChildren();
   for (const words of [...rows, [`a uniform causal map of ${n} letters`, num((n + 1) / 2), "", ""]]) {
