@@ -173,7 +173,7 @@ def test_a_race_is_run_by_both_from_start_to_exit(peer, monkeypatch):
     prepare("tinyshakespeare.txt")
     Path("small.toml").write_text("block_size = 16\nn_layer = 1\nn_head = 2\nn_embd = 16\n")
     monkeypatch.setitem(lab.bench.RACES, "cpu", (Path("small.toml").resolve(), "--max_iters=3", ""))
-    ours, theirs = bench(parts=("race",), repetitions=2, peer=peer)
+    ours, theirs = bench(parts=("race",), repetitions=1, peer=peer)
     assert (ours["who"], theirs["who"]) == ("nanodiff", "nanoGPT") and ours["seconds"][0] > 1
     assert theirs["seconds_to_nanogpt"] == [1, 1, 1]
     assert theirs["val_loss"] == pytest.approx([np.log(5)] * 3)  # five tokens, equally likely

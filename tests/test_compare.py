@@ -21,7 +21,7 @@ from lab.compare import DEFAULTS, cells, compare, draw, is_done, is_free, name_o
 from lab.show import THE_FOUR, look, shown, student, table
 from model import ATTENTION
 from plumbing.checkpoint import load
-from plumbing.run import locked, read_metrics
+from plumbing.run import Run, locked, read_metrics
 from train import train
 
 SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 2}
@@ -31,13 +31,15 @@ TUNE = {"learning_rates": (1e-4, 1e-2, 1e30), "n_heads": (2, 4), "tuning_seeds":
 
 
 class InProcess:
-    """A run as lab.compare's `begin` starts it, but done at once, in this process."""
+    """A run as lab.compare's `begin` starts it, but done at once, in this process, and without its figure."""
 
     def __init__(self, folder, options, jobs):
         (shape,), options = bind(train, [], options | {"out_dir": str(folder)})
         self.returncode = 0
         try:
-            train(shape, **options)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Run, "plot", lambda run, title: None)
+                train(shape, **options)
         except UsageError as error:
             folder.with_name(f"{folder.name}.log").write_text(f"step 0\ntrain.py: {error}\n")
             self.returncode = 2

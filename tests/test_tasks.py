@@ -128,5 +128,5 @@ def test_a_mistake_on_the_command_line_is_one_line(words, message, monkeypatch, 
 def test_subtraction_finds_the_missing_one_where_vanilla_does_not_yet(attention, least, most):
     missing(n_contexts=30000)
     (shape,), options = parse(train, [str(ROOT / "config/missing.toml"), f"--attention={attention}"])
-    train(shape, **options | {"max_iters": 400, "lr_decay_iters": 600, "out_dir": "out/run"})
+    train(shape, **options | {"max_iters": 400, "lr_decay_iters": 600, "eval_interval": 400, "out_dir": "out/run"})
     assert least <= metrics("run")[-1]["accuracy"] <= most
