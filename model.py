@@ -5,8 +5,8 @@
     temperature    A = softmax(g q̂ k̂ᵀ)
     differential   A = softmax(S₁) − λ softmax(S₂)
 
-Everything around A is the same for all four: pre-RMSNorm, rotary positions, SwiGLU, tied embedding, no biases. Only
-differential differs there, too: every two of its maps share one value, and its heads are normalised.
+Everything around A is the same: pre-RMSNorm, rotary positions, SwiGLU, tied embedding, no biases. Differential alone
+also has one value for every two maps, and normalises its heads.
 
 Shapes: B batch, T time, N keys so far (in training T), C channels, V vocabulary; H softmax maps, whose queries and keys
 have width D; G heads, whose values have width E. G is H, in differential H/2.
@@ -90,11 +90,11 @@ def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0):
 
 
 def flash(q, k, v, null_key=False, scale=None, dropout=0.0):
-    """`attend` for T = N by torch's fused kernel, which never stores A: softmax or, with a null key, softmax1.
+    """`attend` for T = N by torch's fused kernels: softmax or, with a null key, softmax1.
 
-    Kernels want one dtype and one width, a multiple of 8: columns of zeros change neither scores nor output. The null
-    key, of score 0 and value 0, is a row of zeros before k and v. q gets one, too, so that the causal mask (row i sees
-    columns 0 to i) still fits; its own output row is dropped.
+    They never store A, except on a CPU with dropout. They want one dtype and one width, a multiple of 8: columns of
+    zeros change neither scores nor output. The null key, of score 0 and value 0, is a row of zeros before k and v. q
+    gets one, too, so that the causal mask (row i sees columns 0 to i) still fits; its own output row is dropped.
     """
     D, E, n = q.size(-1), v.size(-1), int(null_key)
     scale = D**-0.5 if scale is None else scale  # of D before the padding
@@ -316,10 +316,10 @@ class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        seed = torch.randint(2**62, (), device="cpu")  # before any layer draws: the same in every mechanism
+        seed = torch.randint(2**62, (), device="cpu").item()  # before any layer draws: the same in every mechanism
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, depth) for depth in range(config.n_layer))
-        self.init(seed.item() if type(seed) is torch.Tensor else 0)  # a tensor of FakeTensorMode has no number
+        self.init(seed)
 
     def init(self, seed):
         """Draw every weight from (seed, its name): weights of the same name start equal in every mechanism.

@@ -93,7 +93,10 @@ def write_dataset(name, meta, parts, coder=None, overwrite=False):
             (building / "tokenizer.json").write_text(json.dumps(coder.freeze()), encoding="utf-8")
         (building / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
         if there and not overwrite:
-            other = same_data(json.loads((folder / "meta.json").read_text(encoding="utf-8")), meta)
+            try:
+                other = same_data(json.loads((folder / "meta.json").read_text(encoding="utf-8")), meta)
+            except (ValueError, KeyError):
+                other = "its meta.json is damaged"
             if other:
                 ways = "choose another --name, or replace it with --overwrite"
                 raise UsageError(f"{folder} holds another dataset ({other}): {ways}")

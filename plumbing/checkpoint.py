@@ -46,22 +46,21 @@ def load(path):
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"no checkpoint {path}: {error.strerror}") from None
-    end = len(content) - len(CHECKSUM) - 64
-    if content[max(0, end) : -64] != CHECKSUM:
-        raise UsageError(f"{path} is no checkpoint of train.py, or its end is missing")
-    if hashlib.sha256(memoryview(content)[:end]).hexdigest().encode() != content[-64:]:
-        others = [other for other in path.parent.glob("*.pt") if other != path and is_intact(other)]
-        there = "".join(f"; {other} is intact" for other in others)
-        raise UsageError(f"{path} is damaged: its checksum is not the one it was saved with{there}")
+    if not is_whole(content):
+        there = "".join(f"; {other} is intact" for other in path.parent.glob("*.pt") if is_intact(other))
+        raise UsageError(f"{path} is damaged, or no checkpoint of train.py{there}")
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def is_whole(content):
+    """Whether the bytes of a file end with the checksum of those before it."""
+    end = max(0, len(content) - len(CHECKSUM) - 64)
+    return content[end:] == CHECKSUM + hashlib.sha256(memoryview(content)[:end]).hexdigest().encode()
 
 
 def is_intact(path):
     """Whether the file `path` is a whole checkpoint."""
-    try:
-        return bool(load(path))
-    except UsageError:
-        return False
+    return path.exists() and is_whole(path.read_bytes())
 
 
 def load_model(path, device="cpu"):

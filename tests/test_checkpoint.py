@@ -63,7 +63,7 @@ def test_a_damaged_byte_is_noticed():
     content = bytearray(Path("x.pt").read_bytes())
     content[len(content) // 2] ^= 1
     Path("x.pt").write_bytes(content)
-    assert mistake(load, "x.pt") == "x.pt is damaged: its checksum is not the one it was saved with"
+    assert mistake(load, "x.pt") == "x.pt is damaged, or no checkpoint of train.py"
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(monkeypatch):

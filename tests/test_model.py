@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -517,9 +516,8 @@ def test_fused_runs_on_a_kernel_that_does_not_store_the_map(name, device):
 
 
 @every
-@pytest.mark.parametrize("where", [torch.device("meta"), FakeTensorMode()], ids=["meta", "fake"])
-def test_a_gpt_can_be_built_without_memory(name, where):
-    with where:
+def test_a_gpt_can_be_built_without_memory(name):
+    with torch.device("meta"):
         net, tokens = GPT(GPTConfig(attention=name)), torch.zeros(1, 8, dtype=torch.long)
         assert net(tokens).shape == (1, 8, 256) and net.n_params() > 800_000
 

@@ -121,6 +121,8 @@ def test_a_dataset_of_another_text_is_replaced_only_with_overwrite(tiny):
     Path("a.txt").write_text("two " * 50)
     assert "data/a holds another dataset (train.bin was " in mistake(prepare, "a.txt")
     assert read(Path("data/a"))[0] == old and [p.name for p in Path("data").iterdir()] == ["a"]
+    Path("data/a/meta.json").write_text("{bad")
+    assert "data/a holds another dataset (its meta.json is damaged): " in mistake(prepare, "a.txt")
     assert read(prepare("a.txt", overwrite=True))[0]["train"]["tokens"] == 180
     assert prepare("a.txt", tokenizer="gpt2", name="a", overwrite=True)
     prepare("a.txt", overwrite=True)

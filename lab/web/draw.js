@@ -80,7 +80,7 @@ function rowFigure(parent) {
     values.forEach((a, i) => {
       const style = `--top: ${(hi - Math.max(a, 0)) / size}; --size: ${Math.abs(a) / size}`;
       const column = add(box, "span", "", { style, class: signed(a), title: `${labels[i]}: ${num(a)}` });
-      add(column, "i");
+      if (a) add(column, "i");
       if (values.length <= 5 || i === most || (i === least && a < 0)) add(column, "b", num(a));
       add(column, "code", labels[i], i === mark ? { class: "mark" } : {});
     });

@@ -8,9 +8,9 @@ const PARTS = [
   ["2 / 1", "A₁ = softmax", "Softmax makes weights of the scores: all above zero, with sum 1."],
   ["2 / 2", "A₂ = softmax", "The same of the second scores."],
   ["3 / 2", "λA₂", "The second row times λ: this is subtracted."],
-  ["4 / 1", "A₁ − λA₂", "What both rows share cancels. Where λA₂ is larger, the weight is below zero."],
+  ["4 / 1", "A", "What both rows share cancels. Where λA₂ is larger, the weight is below zero"],
   ["4 / 2", "times V", "The values, each times its weight, added up. Bars are the channels of the sum."],
-  ["4 / 3", "norm", "The sum, divided by its root mean square, then times a gain per channel and a fixed factor."],
+  ["4 / 3", "norm", "The sum, divided by its root mean square, then times a learned gain per channel and the factor 1 − λ_init."],
 ];
 const diagram = { part: 6 };
 
@@ -51,10 +51,13 @@ function showHead() {
   const [first, last] = [[0, 2], [2, 3], [3, 7], [7, 9]].find(([, last]) => part < last);  // parts of one scale
   const { bound } = model, scores = ["₁", "₂"].map(i => bound ? `${bound} cos(q${i}, k${i})` : `Q${i}K${i}ᵀ/√D`);
   scores.forEach((score, i) => diagram.buttons[i].textContent = score);
+  diagram.buttons[6].textContent = titleOf(model, "A").slice(4);
   diagram.buttons.forEach((button, i) => button.setAttribute("aria-pressed", i === part));
   const query = `layer ${text.layer}, head ${model.head}, query “${letters[text.row]}”.`;
   at("head-said").textContent = `Numbers of ${shortName(model)}, ${query}`;
-  at("part-says").textContent = PARTS[part][2] + (bound && part < 2 ? ` They lie between −${bound} and ${bound}.` : "");
+  const end = part === 6 ? (model.edits.negative ? "." : ", and set to 0.") : "";
+  const more = bound && part < 2 ? ` They lie between −${bound} and ${bound}.` : end;
+  at("part-says").textContent = PARTS[part][2] + more;
   at("numbers").style.minWidth = `${.6 * row.length + 2}rem`;
   const name = part === 6 ? titleOf(model, "A") : PARTS[part][1] + (part < 2 ? ` = ${scores[part]}` : "");
   const scale = rows.slice(first, last).flat();

@@ -54,6 +54,7 @@ function makeCard(parent, model, change, addMap) {
   const name = add(next, "h3", shortName(model));
   if (model.pairs) card.classList.add("wide");
   model.said = add(next, "p", "", { class: "answer", "aria-live": "polite" });
+  model.more = add(next, "p");
   model.title = add(next, "h4");
   model.next = add(next, "div", "", { class: "bars" });
   if (model.pairs) makeControls(add(under, "div"), model, change);
@@ -64,7 +65,7 @@ function makeCard(parent, model, change, addMap) {
   name.title = model.name;
 }
 
-// λ per layer, the switch and the way back, of a model that subtracts.
+// λ per layer, the switch, and the way back, of a model that subtracts.
 function makeControls(parent, model, change) {
   const learned = model.layers.map(({ lam }) => mean(lam));
   const sliders = learned.map((lam, i) => {
@@ -83,6 +84,7 @@ function makeControls(parent, model, change) {
     change();
   };
   add(row, "button", "As trained").onclick = () => model.edit(newEdits());
+  model.controls = row;
   sliders.forEach((set, i) => set(learned[i]));
 }
 

@@ -13,10 +13,10 @@ const EXAMPLES = {
 };
 const sketch = {};
 
-// The largest weight of A₁, divided in `row` by the mean size of the others; NaN where all of the row is zero.
+// In `row` the weight of token `first` ÷ the mean size of the others; NaN where all of the row is zero.
 function contrast(row, first) {
-  const sizes = row.map(Math.abs), [largest] = sizes.splice(first, 1);
-  return Math.max(largest, ...sizes) < 1e-12 ? NaN : largest / mean(sizes);
+  const sizes = row.map(Math.abs);
+  return Math.max(...sizes) < 1e-12 ? NaN : row[first] / mean(sizes.filter((_, i) => i !== first));
 }
 const minus = (A1, A2, lam) => A1.map((a, i) => Math.abs(1 - lam * A2[i] / a) < 1e-12 ? 0 : a - lam * A2[i]);
 
@@ -37,27 +37,29 @@ function showSketch() {
   at("range").textContent = num(range);
   at("bound").textContent = num(Math.exp(range));
   const gone = A.every((a, i) => i === first || a === 0);
-  const end = most < 1000 ? `${num(most)} in A.`
+  const end = most < 0 ? `${num(most)} in A: it is itself below zero.` : most < 1000 ? `${num(most)} in A.`
     : "more than 1000 in A: the others "
       + (gone ? "vanish, since A₁ and λA₂ give each the same weight." : "nearly vanish.");
   at("sketch-says").textContent = Number.isNaN(most) ? "Everything cancels: A₁ is λA₂."
     : `The contrast of token ${first + 1} is ${num(contrast(A1, first))} in A₁ and ${end}`;
 }
 
-// Contrast against λ, on a logarithmic scale up to 1000 or more: the bound e^Δ, one softmax, the difference.
+// Contrast against λ, on a logarithmic scale from 0.1 to 1000 or more: the bound e^Δ, one softmax, the difference.
 function drawContrast(A1, A2, first, range) {
   const svg = at("contrast"), decades = Math.max(3, Math.ceil(range / Math.LN10) + 1), x = lam => 58 + 332 * lam / 1.2;
-  const y = a => 180 - 160 * Math.max(-.1, Math.min(decades, Math.log10(a))) / decades;
+  const y = a => a < .1 ? NaN : 180 - 160 * (1 + Math.min(decades, Math.log10(a))) / (1 + decades);
   svg.replaceChildren();
-  for (let i = 0; i <= decades; i++) {
+  for (let i = -1; i <= decades; i++) {
     add(svg, "path", "", { d: `M58,${y(10 ** i)}H390`, class: "axis" });
     const size = i < 4 ? 10 ** i : `10${raised(i)}`;
     add(svg, "text", i < decades ? size : `≥ ${size}`, { x: 53, y: y(10 ** i) + 4, "text-anchor": "end" });
   }
   for (const lam of [0, .2, .4, .6, .8, 1, 1.2])
     add(svg, "text", lam || "λ = 0", { x: x(lam), y: 204, "text-anchor": "middle" });
+  const zeros = A1.map((a, i) => a / A2[i]).filter(lam => lam <= 1.2);  // where a weight of the difference is zero
+  const lams = [...Array.from({ length: 601 }, (_, i) => i / 500), ...zeros].sort((a, b) => a - b);
   const line = (of, name) => {
-    const points = Array.from({ length: 601 }, (_, i) => [x(i / 500), y(of(i / 500))]);
+    const points = lams.map(lam => [x(lam), y(of(lam))]);
     add(svg, "polyline", "", { points: points.filter(([, y]) => !Number.isNaN(y)).join(" "), class: name });
   };
   line(() => contrast(A1, first), "softmax");
@@ -83,7 +85,8 @@ function setSketch(example) {
 
 function buildSketch() {
   sketch.figures = [1, 2, 3].map(() => rowFigure(at("sketch-rows")));
-  const range = { min: 0, max: 1.2, step: .005 }, set = lam => { sketch.lam = lam; showSketch(); };
+  const show = () => { at("example-says").textContent = ""; showSketch(); };
+  const range = { min: 0, max: 1.2, step: .005 }, set = lam => { sketch.lam = lam; show(); };
   sketch.slide = slider(at("sketch-slider"), "λ", range, set);
   for (const [name, example] of Object.entries(EXAMPLES)) add(at("examples"), "button", name).onclick = () => {
     setSketch(example);
@@ -93,8 +96,9 @@ function buildSketch() {
   const read = () => {
     const typed = [0, 1].map(i => numbersIn(at(`scores-${i}`).value)), ok = typed.every(Boolean);
     tell("scores", ok ? "" : "Type numbers between −20 and 20, for example 2, 1, 0.", !ok);
-    if (ok) Object.assign(sketch, { typed });
-    if (ok) showSketch();
+    if (!ok) return;
+    sketch.typed = typed;
+    show();
   };
   at("scores-0").oninput = at("scores-1").oninput = read;
   setSketch({ ...Object.values(EXAMPLES)[0], lam: .3 });

@@ -8,8 +8,7 @@ document.querySelectorAll("button[data-do]").forEach(button => button.onclick = 
   const output = button.parentNode.querySelector("output"), edits = steps[button.dataset.do];
   if (edits) Object.assign(task, { layer: task.answering, row: task.tokens.length - 1 });  // where the step looks
   taskPair?.edit({ ...newEdits(), ...edits });
-  output.textContent = "asking 50 lists …";
-  setTimeout(() => output.textContent = askMany(edits ? [taskPair] : task.models), 30);  // when that has been painted
+  later(output, () => askMany(edits ? [taskPair] : task.models));
 });
 
 // A site of GitHub's own serves .md files as plain text: there a link leads to the repository, which shows formulas.

@@ -48,6 +48,12 @@ function askMany(models) {
     + `A guess among the letters of a list would be right in about ${Math.round(50 / n)}.`;
 }
 
+// Say what `words` gives, when it has been painted that they are asked for.
+function later(output, words) {
+  output.textContent = "asking 50 lists …";
+  setTimeout(() => output.textContent = words(), 30);
+}
+
 function buildTask() {
   const lams = (task.models.find(model => model.pairs) ?? task.models[0]).layers.map(({ lam }) => lam ? mean(lam) : 0);
   task.answering = task.layer = lams.indexOf(Math.max(...lams));  // the layer that subtracts most
@@ -62,6 +68,10 @@ function buildTask() {
   at("new-list").onclick = () => start(shuffled(known).slice(0, Math.min(12, room)));
   for (const model of task.models) makeCard(at("task-models"), model, showTask, rowFigure);
   at("task-models").append(at("try"));
+  for (const model of task.models.filter(model => model.pairs)) {
+    const button = add(model.controls, "button", "Ask 50 lists with these settings");
+    button.onclick = () => later(model.more, () => askMany([model]));
+  }
   at("task-about").textContent = about(task.models);
   if (room > 11 && known.includes("X")) start([..."GEPIMAXRWTKB"], "W", [..."TPKAXMGBRIE"]);
   else at("new-list").onclick();

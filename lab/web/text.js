@@ -66,9 +66,10 @@ function showSpread() {
   const n = text.tokens.length, rows = text.groups.flat().map(model => {
     think(model, text.tokens);
     const first = model.pairs ? `A₁ ${spread(model, ({ maps }) => maps.filter((_, i) => i % 2 === 0))} → A ` : "";
-    const name = `${nameOf(model)}, ${changedName(model)}`;
+    const name = `${nameOf(model)}, ${shortName(model)}${isEdited(model) ? ", changed" : ""}`, all = spread(model, ({ A }) => A);
+    model.more && (model.more.textContent = `${all} effective tokens, the mean of all rows`);
     const validation = model.loss.toFixed(3) + (isEdited(model) ? " as trained" : "");
-    return [name, first + spread(model, ({ A }) => A), num(loss(model.changed)), validation];
+    return [name, first + all, num(loss(model.changed)), validation];
   });
   at("spread").replaceChildren();
   for (const words of [...rows, [`a uniform causal map of ${n} letters`, num((n + 1) / 2), "", ""]]) {
