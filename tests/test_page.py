@@ -204,14 +204,17 @@ def test_it_says_the_answer_of_both_models_and_what_the_steps_make_of_it():
       Object.assign(task, { layer: 1 - task.answering, row: 2 });
       document.querySelector("[data-do=lambda]").click();
       all.push([task.layer, task.row], task.answering, task.models[1].edits.lam[task.answering], outputs());
+      [...document.querySelectorAll("article button")].at(-1).click();
+      all.push(task.models[1].more.textContent);
       at("shuffle").click();
-      all.push(task.answer);
+      all.push(task.answer, outputs());
       document.querySelector("#task-models .row button").click();
       ask([..."ABCD"], "C", [..."DBA"]);
       return [...all, said(), isEdited(models[1])];
     })()"""
     found, _ = opened(html(content(*tasks("vanilla", "differential"))), script)
-    trained, row, before, switched, clamped, checked, looks, layer, lam, outputs, answer, again, is_edited = found
+    trained, row, before, switched, clamped, checked, *rest = found
+    looks, layer, lam, outputs, counted, answer, cleared, again, is_edited = rest
     asked = torch.tensor([list(b"ABCD|DBA?")])
     gpts = [build(name) for name in ("vanilla", "differential")]
 
@@ -225,12 +228,15 @@ def test_it_says_the_answer_of_both_models_and_what_the_steps_make_of_it():
     with edited(layers, edits_for(layers, activations(gpts[1], asked)[0])["negative by 0"]):
         assert switched == [says(gpts[0]), says(gpts[1]) + " (negative weights at 0)"]
     assert min(row) < 0 == min(clamped) and checked and lam == 0 and looks == [layer, 8]  # at “?”
-    asked_models = [r"vanilla \d+, differential \d+", rf"differential \(λ of layer {layer} = 0\) \d+"]
-    asked_models += [r"differential \(negative weights at 0\) \d+"]
-    guess = "A guess among the letters of a list would be right in about 13."
-    assert before == ["", "", ""]
-    for output, names in zip(outputs, asked_models, strict=True):  # each in the box of its step
-        assert re.fullmatch(rf"New lists of 4 letters: {names} of 50 right\. {re.escape(guess)}", output)
+    without, clipped = (rf"differential \({words}\) has \d+" for words in (rf"λ of layer {layer} = 0", "negative .*"))
+    ends = [
+        f"Of 50 new lists of 4 letters {names} right; a guess would have about 13."
+        for names in (r"vanilla has \d+, differential has \d+", without, clipped)
+    ]
+    assert before == cleared == ["", "", ""]
+    for i, (output, end) in enumerate(zip(outputs, ends, strict=True)):  # each in the box of its step
+        assert re.fullmatch(("Your list: .*, but C is missing.*\\. " if i else "") + end, output)
+    assert re.fullmatch(without.join(ends[1].split(without)), counted)  # by the button of the card
 
 
 @browser
@@ -244,7 +250,7 @@ def test_a_step_says_that_it_asks_before_it_does():
         return [first, said()];
     })()"""
     (first, then), _ = opened(html(content(*tasks("vanilla"))), script)
-    assert first == "asking 50 lists …" and then.startswith("New lists of 7 letters: vanilla ")
+    assert first == "asking 50 lists …" and then.startswith("Of 50 new lists of 7 letters vanilla ")
 
 
 @browser
@@ -266,7 +272,7 @@ def test_of_50_lists_it_counts_those_that_a_model_answers_right():
     gpt = build("vanilla")
     right = [chr(gpt(torch.tensor([tokens]))[0, -1].argmax().item()) == answer for tokens, answer in lists]
     assert len(lists) == 100 and lists[:50] != lists[50:]  # new lists each time
-    counts = [int(re.search(r"vanilla (\d+) of 50 right", said)[1]) for said in says]
+    counts = [int(re.search(r"vanilla has (\d+) right", said)[1]) for said in says]
     assert counts == [sum(right[:50]), sum(right[50:])] and min(counts) >= 25
     for tokens, answer in lists[::2]:
         first, second = bytes(tokens).decode().rstrip("?").split("|")
@@ -303,7 +309,12 @@ def test_each_part_of_the_diagram_shows_numbers_of_its_own():
         return [at("numbers").textContent, at("part-says").textContent,
             Math.max(...bars.map(style => +style.getPropertyValue("--size")))];
     })])"""
-    (rows, parts), _ = opened(html(content(exported("differential", build("differential"), checkpoint()))), script)
+    script = f"""[...{script}, (models[0].edit({{ lam: [], negative: false }}), diagram.part = 6, showHead(),
+        [diagram.buttons[6].textContent, at("part-says").textContent])]"""
+    (rows, parts, clipped), _ = opened(
+        html(content(exported("differential", build("differential"), checkpoint()))), script
+    )
+    assert clipped == ["max(0, A₁ − λA₂)", parts[6][1][:-1] + ", and set to 0."]
     assert len({words for words, *_ in parts}) == len({says for _, says, _ in parts}) == 9
     largest = [max(map(abs, row)) for row in rows]
     assert parts[5][2] / parts[4][2] == pytest.approx(largest[5] / largest[4], rel=0.01)  # λA₂ and A₂ are of one scale
@@ -370,6 +381,27 @@ def test_an_example_of_the_sketch_says_in_the_box_what_it_shows():
 
 
 @browser
+def test_a_contrast_below_zero_is_said_and_not_drawn_and_a_peak_is_drawn_to_the_top():
+    script = """[[[5, 0], [1, 0], 1.2], [[2, 1, 0], [2, 0, 0], 1.2]].map(([...typed]) => {
+        setSketch({ typed, lam: typed.pop() });
+        const points = document.querySelector("#contrast .difference").getAttribute("points").split(" ");
+        const [x, y] = [0, 1].map(i => points.map(point => +point.split(",")[i]));
+        const bars = document.querySelectorAll("#sketch-rows i").length;
+        return [at("sketch-says").textContent, Math.min(...y), Math.max(...x) < 385, bars];
+    })"""
+    ((low, top, _, _), (below, _, ends, bars)), _ = opened(html(content()), script)
+    assert low.endswith("and 0.367 in A.") and top == 20  # the other weight is zero at one λ: the top of the plot
+    assert below.endswith("−3.61 in A: it is itself below zero.") and ends and bars == 9
+
+
+@browser
+def test_a_weight_that_is_zero_has_no_bar():
+    script = """(setSketch({ ...Object.values(EXAMPLES)[0] }),
+        [...document.querySelectorAll("#sketch-rows .weights")].map(box => box.querySelectorAll("i").length))"""
+    assert opened(html(content()), script)[0] == [3, 3, 1]
+
+
+@browser
 def test_where_everything_cancels_the_sketch_has_no_contrast():
     script = """(() => {
         setSketch({ typed: [[5, 0, 0, 1], [5.1, .1, .1, 1.1]], lam: 1 });  // equal but for rounding
@@ -420,8 +452,7 @@ def test_everything_can_be_moved():
     shown = [exported(name, build(name), checkpoint()) for name in names] + tasks("vanilla", "differential")
     found, _ = opened(html(content(*shown)), CLICKS)
     assert found[:3] == [[False, False, False, True, False, True], True, "A = max(0, A₁ − λA₂)"]
-    changed = "±0, differential (λ of layer 0 = 0, λ of layer 0 = 0, negative weights at 0)"
-    there = [["±0, vanilla", "0", "0", "0"], [changed, "A₁ 0 → A 0", "0", "0 as trained"]]
+    there = [["±0, vanilla", "0", "0", "0"], ["±0, differential, changed", "A₁ 0 → A 0", "0", "0 as trained"]]
     there += [["free, vanilla", "0", "0", "0"], ["free, differential", "A₁ 0 → A 0", "0", "0"]]
     assert found[3] == [*there, ["a uniform causal map of 0 letters", "0", "", ""]]
     assert found[5:7] == [1, 1] and found[8:10] == [1, "free"] and found[10:12] == [0, 4]

@@ -54,7 +54,7 @@ function showHead() {
   diagram.buttons[6].textContent = titleOf(model, "A").slice(4);
   diagram.buttons.forEach((button, i) => button.setAttribute("aria-pressed", i === part));
   const query = `layer ${text.layer}, head ${model.head}, query “${letters[text.row]}”.`;
-  at("head-said").textContent = `Numbers of ${shortName(model)}, ${query}`;
+  at("head-said").textContent = `The numbers are those of ${shortName(model)}, ${query}`;
   const end = part === 6 ? (model.edits.negative ? "." : ", and set to 0.") : "";
   const more = bound && part < 2 ? ` They lie between −${bound} and ${bound}.` : end;
   at("part-says").textContent = PARTS[part][2] + more;

@@ -101,6 +101,6 @@ function showNext(model, t, right = null, n = 4) {
     const place = order.indexOf(byte);
     add(parent, "code", byte === right ? `✓ ${visible(byte)}` : visible(byte));
     add(parent, "i", "", { style: `--p: ${p[byte]}` });
-    add(parent, "span", chance(p[byte]) + (place < n ? "" : ` (#${place + 1})`));
+    add(parent, "span", chance(p[byte]) + (place < n ? "" : ` (no. ${place + 1})`));
   }
 }

@@ -8,8 +8,11 @@ document.querySelectorAll("button[data-do]").forEach(button => button.onclick = 
   const output = button.parentNode.querySelector("output"), edits = steps[button.dataset.do];
   if (edits) Object.assign(task, { layer: task.answering, row: task.tokens.length - 1 });  // where the step looks
   taskPair?.edit({ ...newEdits(), ...edits });
-  later(output, () => askMany(edits ? [taskPair] : task.models));
+  later(output, () => (edits ? `Your list: ${taskPair.said.textContent}. ` : "")
+    + askMany(edits ? [taskPair] : task.models));
 });
+
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(details => details.open = true));
 
 // A site of GitHub's own serves .md files as plain text: there a link leads to the repository, which shows formulas.
 function published(link) {

@@ -31,6 +31,7 @@ function deal(first, answer = shuffled(first)[0], second = shuffled(first.filter
 }
 
 function ask(...given) {
+  document.querySelectorAll("#task .step > output").forEach(output => output.textContent = "");  // of the list before
   Object.assign(task, deal(...given));
   task.row = task.tokens.length - 1;
   showTask();
@@ -42,10 +43,9 @@ const isRight = (memory, answer) => answerOf(memory) === answer.charCodeAt(0);
 // How many of 50 new lists as long as this one does each of the models, as it is changed, answer right?
 function askMany(models) {
   const n = task.first.length, lists = Array.from({ length: 50 }, () => deal(shuffled(known).slice(0, n)));
-  const right = models.map(model => `${changedName(model)} `
+  const right = models.map(model => `${changedName(model)} has `
     + lists.filter(({ answer, tokens }) => isRight(forward(model, tokens, model.edits), answer)).length);
-  return `New lists of ${n} letters: ${right.join(", ")} of 50 right. `
-    + `A guess among the letters of a list would be right in about ${Math.round(50 / n)}.`;
+  return `Of 50 new lists of ${n} letters ${right.join(", ")} right; a guess would have about ${Math.round(50 / n)}.`;
 }
 
 // Say what `words` gives, when it has been painted that they are asked for.
@@ -69,7 +69,7 @@ function buildTask() {
   for (const model of task.models) makeCard(at("task-models"), model, showTask, rowFigure);
   at("task-models").append(at("try"));
   for (const model of task.models.filter(model => model.pairs)) {
-    const button = add(model.controls, "button", "Ask 50 lists with these settings");
+    const button = add(model.controls, "button", "Ask 50 lists");
     button.onclick = () => later(model.more, () => askMany([model]));
   }
   at("task-about").textContent = about(task.models);

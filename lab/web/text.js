@@ -57,19 +57,24 @@ function showText() {
 }
 
 // Effective tokens, the mean over all rows of all maps that `of` takes from a layer.
-function spread({ changed }, of) {
-  return num(mean(changed.layers.flatMap(of).flat().filter(row => row.some(a => a)).map(effective)));
+const spread = (layers, of) => num(mean(layers.flatMap(of).flat().filter(row => row.some(a => a)).map(effective)));
+
+// The same of A₁ and of A, found once for what a model makes of a text.
+function spreads(model) {
+  const { changed } = model, odd = (_, i) => i % 2 === 0;
+  return changed.spreads ??= [
+    model.pairs ? spread(changed.layers, ({ maps }) => maps.filter(odd)) : "", spread(changed.layers, ({ A }) => A)];
 }
 
 // Effective tokens of A₁ and of A, and the loss: of this text, as the model is changed; of the validation text.
 function showSpread() {
   const n = text.tokens.length, rows = text.groups.flat().map(model => {
     think(model, text.tokens);
-    const first = model.pairs ? `A₁ ${spread(model, ({ maps }) => maps.filter((_, i) => i % 2 === 0))} → A ` : "";
-    const name = `${nameOf(model)}, ${shortName(model)}${isEdited(model) ? ", changed" : ""}`, all = spread(model, ({ A }) => A);
-    model.more && (model.more.textContent = `${all} effective tokens, the mean of all rows`);
+    const [first, all] = spreads(model), name = `${nameOf(model)}, ${shortName(model)}`;
+    if (model.more) model.more.textContent = `${all} effective tokens, the mean over all rows`;
     const validation = model.loss.toFixed(3) + (isEdited(model) ? " as trained" : "");
-    return [name, first + all, num(loss(model.changed)), validation];
+    const spreading = first ? `A₁ ${first} → A ${all}` : all;
+    return [name + (isEdited(model) ? ", changed" : ""), spreading, num(loss(model.changed)), validation];
   });
   at("spread").replaceChildren();
   for (const words of [...rows, [`a uniform causal map of ${n} letters`, num((n + 1) / 2), "", ""]]) {
