@@ -6,7 +6,6 @@ from typing import Annotated
 
 import torch
 
-import ideas  # noqa: F401  so that a checkpoint of theirs can be loaded
 from configurable import NonNegativeFloat, PositiveInt, Range, Seed, UsageError, check, only_one, run
 from plumbing.checkpoint import load_model, no_checkpoint_given
 from plumbing.machine import find_device

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+import ideas  # noqa: F401  so that a checkpoint of theirs can be loaded
 from configurable import UsageError
 from model import GPT, GPTConfig
 

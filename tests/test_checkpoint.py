@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import torch
 
 import plumbing.checkpoint
-from conftest import mistake, same, small
+from conftest import ROOT, mistake, same, small
 from plumbing.checkpoint import load, load_model, save
 from prepare import Tokenizer
 
@@ -64,6 +66,12 @@ def test_a_damaged_byte_is_noticed():
     content[len(content) // 2] ^= 1
     Path("x.pt").write_bytes(content)
     assert mistake(load, "x.pt") == "x.pt is damaged, or no checkpoint of train.py"
+
+
+def test_every_program_that_loads_a_checkpoint_knows_the_ideas():
+    code = "import plumbing.checkpoint, model; print('sink' in model.ATTENTION)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(monkeypatch):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-import ideas  # noqa: F401  so that a checkpoint of theirs can be loaded
 from configurable import PositiveInt, Seed, check, run
 from lab.show import mean_and_sd, spread, table
 from plumbing.checkpoint import load_model, no_checkpoint_given
