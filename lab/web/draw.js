@@ -37,7 +37,7 @@ function add(parent, tag, content = "", attributes = {}) {
 
 // Say something about an input; dim what is made of it where that is still of the input before.
 function tell(part, words, stale = false) {
-  at(`${part}-said`).textContent = words + (stale ? " What you see below is of the last valid input." : "");
+  at(`${part}-said`).textContent = words + (stale ? " Below you still see the last valid input." : "");
   at(`${part}-shown`).classList.toggle("stale", stale);
 }
 

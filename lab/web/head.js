@@ -6,7 +6,7 @@ const PARTS = [
   ["1 / 2", "S₂", "Scores again, of a query and keys of their own."],
   ["1 / 3", "V", "The values, a vector per letter, which both maps share. Bars are their lengths."],
   ["2 / 1", "A₁ = softmax", "Softmax makes weights of the scores: all above zero, with sum 1."],
-  ["2 / 2", "A₂ = softmax", "The same of the second scores."],
+  ["2 / 2", "A₂ = softmax", "The same for the second scores."],
   ["3 / 2", "λA₂", "The second row times λ: this is subtracted."],
   ["4 / 1", "A", "What both rows share cancels. Where λA₂ is larger, the weight is below zero"],
   ["4 / 2", "times V", "The values, each times its weight, added up. Bars are the channels of the sum."],
@@ -62,4 +62,5 @@ function showHead() {
   const name = part === 6 ? titleOf(model, "A") : PARTS[part][1] + (part < 2 ? ` = ${scores[part]}` : "");
   const scale = rows.slice(first, last).flat();
   diagram.figure(name, row, part < 7 ? letters : row.map(() => ""), words, { scale });
+  at("numbers").parentNode.scrollLeft = 1e4;  // on a phone: to the query, near which most weight is
 }

@@ -46,7 +46,7 @@ function mapOf({ head, changed }, layer, name) {
 
 // How much of a row of λA₂ meets weight in A₁: the share that cancels.
 const cancelled = (first, second) => sum(second.map((a, j) => Math.min(a, first[j]))) / sum(second);
-const saysCancelled = (...rows) => sum(rows[1]) ? `; ${percent(cancelled(...rows))} of it meets A₁ and cancels` : "";
+const saysCancelled = (...rows) => sum(rows[1]) ? `; ${percent(cancelled(...rows))} of it cancels against A₁` : "";
 
 // A card of a model: what it says, the next token, controls, and per map of a head what `addMap` draws.
 function makeCard(parent, model, change, addMap) {

@@ -96,6 +96,7 @@ function buildSketch() {
   const read = () => {
     const typed = [0, 1].map(i => numbersIn(at(`scores-${i}`).value)), ok = typed.every(Boolean);
     tell("scores", ok ? "" : "Type numbers between −20 and 20, for example 2, 1, 0.", !ok);
+    at("contrast").classList.toggle("stale", !ok);
     if (!ok) return;
     sketch.typed = typed;
     show();

@@ -43,9 +43,9 @@ const isRight = (memory, answer) => answerOf(memory) === answer.charCodeAt(0);
 // How many of 50 new lists as long as this one does each of the models, as it is changed, answer right?
 function askMany(models) {
   const n = task.first.length, lists = Array.from({ length: 50 }, () => deal(shuffled(known).slice(0, n)));
-  const right = models.map(model => `${changedName(model)} has `
+  const right = models.map(model => `${changedName(model)} `
     + lists.filter(({ answer, tokens }) => isRight(forward(model, tokens, model.edits), answer)).length);
-  return `Of 50 new lists of ${n} letters ${right.join(", ")} right; a guess would have about ${Math.round(50 / n)}.`;
+  return `Right in 50 new lists of ${n} letters: ${right.join(", ")}. A guess would get about ${Math.round(50 / n)}.`;
 }
 
 // Say what `words` gives, when it has been painted that they are asked for.
