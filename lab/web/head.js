@@ -10,7 +10,7 @@ const PARTS = [
   ["3 / 2", "λA₂", "The second row times λ: this is subtracted."],
   ["4 / 1", "A", "What both rows share cancels. Where λA₂ is larger, the weight is below zero"],
   ["4 / 2", "times V", "The values, each times its weight, added up. Bars are the channels of the sum."],
-  ["4 / 3", "norm", "The sum, divided by its root mean square, then times a learned gain per channel and the factor 1 − λ_init."],
+  ["4 / 3", "norm", "The sum ÷ its root mean square, times a learned gain per channel and the factor 1 − λ_init."],
 ];
 const diagram = { part: 6 };
 

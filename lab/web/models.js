@@ -65,7 +65,7 @@ function makeCard(parent, model, change, addMap) {
   name.title = model.name;
 }
 
-// λ per layer, the switch, and the way back, of a model that subtracts.
+// λ per layer, the switch and the way back, of a model that subtracts.
 function makeControls(parent, model, change) {
   const learned = model.layers.map(({ lam }) => mean(lam));
   const sliders = learned.map((lam, i) => {
