@@ -17,7 +17,7 @@ def pairs(text):
         yield sign, float(size), len(size.partition(".")[2]), float(deviation)
 
 
-@pytest.mark.parametrize("page", ["lab/records/results.md", "docs/discussion.md"])
+@pytest.mark.parametrize("page", ["lab/records/results.md", "docs/every-idea.md"])
 def test_the_tables_are_those_of_the_records(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert "<!-- end -->" in text
