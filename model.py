@@ -5,8 +5,8 @@
     temperature    A = softmax(g q̂ k̂ᵀ)
     differential   A = softmax(S₁) − λ softmax(S₂)
 
-Everything around A is the same: pre-RMSNorm, rotary positions, SwiGLU, tied embedding, no biases. Differential alone
-also has one value for every two maps, and normalises its heads.
+Everything around A is the same: pre-RMSNorm, rotary positions, SwiGLU, tied embedding, no biases. Only differential
+has one value for every two maps, and normalises its heads.
 
 Shapes: B batch, T time, N keys so far (in training T), C channels, V vocabulary; H softmax maps, whose queries and keys
 have width D; G heads, whose values have width E. G is H, in differential H/2.

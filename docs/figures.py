@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a script finds only wha
 
 from configurable import one_of, run
 from lab.analyze import signed_colors
-from lab.show import THE_FOUR, look, spread
+from lab.show import draw_parts, look, spread
 from model import softmax1
 from plumbing.run import drawing
 
@@ -152,8 +152,9 @@ def without(figure, left, right):
         label = f"n = {n:,}"
         right.plot(g, 1 / (1 + (n - 1) * np.exp(-2 * g)), ls=style, color=look("temperature")["color"], label=label)
     right.axvline(12, color="0.6", lw=0.8)
-    right.annotate("12: ours", (12, 0.3), xytext=(3, 0), textcoords="offset points", fontsize=8, color="0.4")
-    right.set(xlabel="g", ylabel="largest possible weight", ylim=(0, 1.08), title="the most that temperature g allows")
+    style = {"xytext": (3, 0), "textcoords": "offset points", "fontsize": 8, "color": "0.4"}
+    right.annotate("12, the start\nof temperature", (12, 0.3), **style)
+    right.set(xlabel="g", ylabel="largest possible weight", ylim=(0, 1.08), title="the most that g allows")
     for ax in (left, right):
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
@@ -183,12 +184,7 @@ def contrast(figure, left, right):
     torch.manual_seed(0)
     keys = torch.nn.functional.normalize(torch.randn(64, 16), dim=-1)
     S, lam = keys @ keys[0], np.linspace(0, 1, 401)
-    row, even = (2 * S).softmax(0).numpy(), 0.8 / 64
-    shared, x = np.minimum(row, even), np.arange(32)
-    left.bar(x, shared[:32], color="0.8", label="cancels: in A₁ and in λA₂")
-    left.bar(x, (row - shared)[:32], bottom=shared[:32], color="C1", label="A above 0")
-    left.bar(x, (row - even)[:32].clip(max=0), color="C0", label="A below 0")
-    left.axhline(0, color="k", lw=0.8)
+    draw_parts(left, (2 * S).softmax(0).numpy()[:32], np.full(32, 0.8 / 64))
     left.set(
         xlabel="the first 32 of 64 tokens (0 is asked for)",
         ylabel="weight",
@@ -267,34 +263,74 @@ def ideas_measured():
     return {name: row for name, row in found.items() if name != "vanilla" and "difference" in row}
 
 
-def discussion(figure, *panels):
-    """The discussion: what each idea adds to the loss of text; on the left those that solve the task."""
-    rows = ideas_measured()
+def ideas(figure, ax):
+    """Every idea: what it adds to the loss of text, and how well it does the task."""
+    rows, most = ideas_measured(), 0.09
     names = sorted(rows, key=lambda name: rows[name]["difference"]["mean"])
-    solve, most = [name for name in names if None not in rows[name]["solved_at"]], 0.09
-    groups = (solve, [name for name in names if name not in solve])
-    for axes, group in zip(panels, groups, strict=True):
-        for i, name in enumerate(group):
-            of, fresh = rows[name]["difference"], rows[name]["fresh"]
-            style = look(name) if name in THE_FOUR else {"color": "0.25", "marker": "o"}
-            style |= {"ls": "", "ms": 5, "mfc": None if fresh else "none"}
-            if of["mean"] < most:
-                axes.errorbar([of["mean"]], [i], xerr=[of["half"]] if fresh else None, capsize=2, lw=1, **style)
-            else:
-                axes.annotate(f"{of['mean']:+.2f} →", (most - 0.003, i), fontsize=8, ha="right", va="center")
-            steps, accuracy = rows[name]["solved_at"], np.mean(rows[name]["accuracy"])
-            edge = f"{np.mean(steps):.0f}" if group is solve else f"{accuracy:.2f}"
-            axes.annotate(edge, (1.01, i), xycoords=("axes fraction", "data"), fontsize=8, va="center")
-        axes.set_yticks(range(len(group)), group, fontsize=8)
-        axes.set(xlim=(-0.03, most), ylim=(max(map(len, groups)) - 0.4, -0.6))
-        axes.set(xlabel="loss on text − vanilla's, nats per byte")
-        axes.axvline(0, color="k", lw=0.8)
-        axes.grid(alpha=0.3)
-    for fill, label in ((None, "fresh seeds, 95 % interval"), ("none", "mean of two preliminary runs")):
-        panels[0].plot([], [], color="0.25", marker="o", ls="", ms=5, mfc=fill, label=label)
-    panels[0].legend(fontsize=8, loc="lower right")
-    panels[0].set_title("solve the task; at the edge: from which step on", fontsize=9)
-    panels[1].set_title("do not; at the edge: accuracy after 400 steps", fontsize=9)
+    for i, name in enumerate(names):
+        of, fresh, accuracy = rows[name]["difference"], rows[name]["fresh"], np.mean(rows[name]["accuracy"])
+        color = look("differential")["color"] if None not in rows[name]["solved_at"] else "0.25"
+        if of["mean"] < most:
+            style = {"color": color, "ls": "", "marker": "o", "ms": 5, "mfc": None if fresh else "none"}
+            ax.errorbar([of["mean"]], [i], xerr=[of["half"]] if fresh else None, capsize=2, lw=1, **style)
+        else:
+            ax.annotate(f"{of['mean']:+.2f} →", (most - 0.003, i), fontsize=8, ha="right", va="center", color=color)
+        ax.annotate(
+            f"{accuracy:.2f}", (1.02, i), xycoords=("axes fraction", "data"), fontsize=9, va="center", color=color
+        )
+    ax.set_yticks(range(len(names)), names, fontsize=9)
+    ax.set(xlim=(-0.03, most), ylim=(len(names) - 0.4, -0.6), xlabel="loss on text − vanilla's, nats per byte")
+    ax.annotate("right answers,\nafter 400 steps", (1.02, -1), xycoords=("axes fraction", "data"), fontsize=8)
+    ax.axvline(0, color="k", lw=0.8)
+    ax.grid(alpha=0.3)
+    for fill, color, label in (
+        (None, look("differential")["color"], "solves the task in all four seeds"),
+        (None, "0.25", "does not"),
+        ("none", "0.25", "text: mean of two preliminary runs"),
+    ):
+        ax.plot([], [], color=color, marker="o", ls="", ms=5, mfc=fill, label=label)
+    ax.legend(fontsize=8, loc="upper right")
+
+
+def controls(figure, ax):
+    """Chapter 8: what each change of attention gains where scores are bounded by 2."""
+    runs = records("score-range-controls") | records("score-range-sharp") | records("score-range")
+    runs = {name: [one for one in of if one["window"] == 64] for name, of in runs.items()}
+    groups = (
+        ("0.5", "nothing is taken away", {
+            "vanilla with the head norm": "bounded-2-normed-vanilla",
+            "two maps that only add": "bounded-2-add-only",
+            "λ = 0, with norm and wide values": "bounded-2-lambda-zero",
+        }),
+        ("C3", "the common part is taken away", {
+            "differential": "bounded-2-differential",
+            "differential without the norm": "bounded-2-no-norm",
+            "vanilla minus a uniform map": "bounded-2-minus-even",
+        }),
+        ("C1", "the same, without negative weights", {
+            "|A₁ − λA₂|": "bounded-2-absolute",
+            "max(0, A₁ − λA₂)": "bounded-2-rectified",
+            "max(0, exp(S) − 1) ÷ its sum": "bounded-2-exp-minus-one",
+        }),
+        ("C0", "only sharper", {
+            "softmax where it is at least 1/n": "bounded-2-threshold",
+            "vanilla with g = 4": "bounded-4",
+        }),
+    )  # fmt: skip
+    names = []
+    for color, title, kinds in groups:
+        for i, (name, attention) in enumerate(kinds.items()):
+            of = spread(differences(runs[attention], runs["bounded-2"]))
+            label = title if i == 0 else None
+            style = {"color": color, "alpha": 0.6, "ecolor": "k", "capsize": 3, "label": label}
+            ax.barh(len(names), of["mean"], xerr=of["half"], **style)
+            names.append(name)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="loss − that of vanilla, nats per byte (g = 2, windows of 64)", xlim=(-0.145, 0.055))
+    ax.invert_yaxis()
+    ax.axvline(0, color="k", lw=0.8)
+    ax.grid(alpha=0.3, axis="x")
+    ax.legend(fontsize=8, loc="upper left")
 
 
 FIGURES = {  # name: function, width and height in inches, panels
@@ -305,7 +341,8 @@ FIGURES = {  # name: function, width and height in inches, panels
     "contrast": (contrast, 8.8, 3.6, 2),
     "schedule": (schedule, 6.5, 3.6, 1),
     "shapes": (shapes, 9, 2.4, 1),
-    "discussion": (discussion, 9.5, 8.6, 2),
+    "controls": (controls, 7.5, 4.2, 1),
+    "ideas": (ideas, 6.8, 10.5, 1),
 }
 
 if __name__ == "__main__":

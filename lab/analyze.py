@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from configurable import PositiveInt, Range, UsageError, check, only_one, run
 from lab import maps
-from lab.show import look, table
+from lab.show import draw_parts, look, table
 from model import GPT
 from plumbing.checkpoint import load_model, no_checkpoint_given, write_json
 from plumbing.machine import device_name, find_device
@@ -238,7 +238,10 @@ def described(entry):
 
 @torch.no_grad()
 def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
-    """maps-NAME.png: every head on the tokens ids. map-NAME.png: one of them, large; of differential A₁, λA₂ and A."""
+    """maps-NAME.png: every head on the tokens ids. map-NAME.png: one of them, large; of differential A₁, λA₂ and A.
+
+    row-NAME.png, of differential alone: the last row of that map.
+    """
     name, layer = file_name(entry["name"]), len(gpt.blocks) - 1 if layer is None else layer
     inputs, _ = maps.activations(gpt, ids[None])
     of_layers = [block.attention.attention_map(x)[0] for block, x in zip(gpt.blocks, inputs, strict=True)]
@@ -249,15 +252,28 @@ def draw_maps(out, entry, gpt, ids, tokenizer, layer, head):
         figure.suptitle(f"Attention weights on {len(ids)} tokens\n{described(entry)}", fontsize=9, parse_math=False)
 
     attention, shown = gpt.blocks[layer].attention, {"A": of_layers[layer][head]}
+    words = [spelled(tokenizer.decode([i])) for i in ids.tolist()] if len(ids) <= READABLE else None
     if maps.is_difference(attention, inputs[layer]):
         A1 = attention.both_maps(inputs[layer])[0][0, head]
         shown = {"A₁": A1, "λA₂": A1 - shown["A"], "A = A₁ − λA₂": shown["A"]}
+        title = f"The row of the last token, layer {layer}, head {head}\n{described(entry)}"
+        draw_row(out / f"row-{name}.png", words, *(shown[of][-1].float().cpu().numpy() for of in ("A₁", "λA₂")), title)
     side = max(4.5 if len(shown) == 1 else 3.2, 0.2 * min(len(ids), READABLE))
     with drawing(out / f"map-{name}.png", len(shown) * side + 1, side + 0.8, 1, len(shown)) as (figure, grid):
-        words = [spelled(tokenizer.decode([i])) for i in ids.tolist()] if len(ids) <= READABLE else None
         heatmaps(figure, grid, list(shown.items()), words)
         title = f"Layer {layer}, head {head}: a row is a token that looks, a column what it sees (−: negative)"
         figure.suptitle(f"{title}\n{described(entry)}", fontsize=10, parse_math=False)
+
+
+def draw_row(path, words, first, second, title):
+    """The last row of a difference, in what cancels and what is left of it."""
+    with drawing(path, max(8, 0.35 * len(first)), 3.2) as (_, (axes,)):
+        draw_parts(axes, first, second)
+        axes.set_title(title, fontsize=9, parse_math=False)
+        axes.set(ylabel="weight", xlabel="token")
+        if words:
+            axes.set_xticks(range(len(words)), words, parse_math=False)
+        axes.legend(fontsize=8)
 
 
 def spelled(word):

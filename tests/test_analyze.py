@@ -258,7 +258,14 @@ def test_figures_are_drawn(run):
     assert all(sum(entry["weights"]) == pytest.approx(1) for entry in report["checkpoints"])
     files = {path.name for path in Path("out/analysis").iterdir()}
     assert files == {
-        *("analysis.json", "losses.png", "weights.png", "lam-differential.png", "g-temperature.png"),
+        *(
+            "analysis.json",
+            "losses.png",
+            "weights.png",
+            "lam-differential.png",
+            "row-differential.png",
+            "g-temperature.png",
+        ),
         *("M-talking-heads.png", "P-talking-heads.png"),
         *(f"{kind}-{name}.png" for kind in ("map", "maps") for name in names),
     }
