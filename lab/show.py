@@ -41,10 +41,10 @@ def look(name):
 
 def draw_parts(ax, first, second):
     """Bars of the row `first` − `second`: grey cancels, what is above it stays, what is below zero is negative."""
-    x, common = np.arange(len(first)), np.minimum(first, second)
+    x, common = np.arange(len(first)), np.minimum(first, second).clip(min=0)  # with λ < 0 nothing cancels
     ax.bar(x, common, color="0.8", label="cancels: in A₁ and in λA₂")
-    ax.bar(x, first - common, bottom=common, color="C1", label="A above 0")
-    ax.bar(x, common - second, color="C0", label="A below 0")
+    ax.bar(x, (first - second).clip(min=0), bottom=common, color="C1", label="A above 0")
+    ax.bar(x, (first - second).clip(max=0), color="C0", label="A below 0")
     ax.axhline(0, color="k", lw=0.8)
 
 

@@ -4,13 +4,16 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
 from conftest import WORDS, build, mistake, small, text
 from lab import maps
 from lab.analyze import analyze, numbers
+from lab.show import draw_parts
 from model import ATTENTION, scores
 from plumbing.checkpoint import load_model
 from prepare import Split, load_dataset, prepare
@@ -270,6 +273,13 @@ def test_figures_are_drawn(run):
         *(f"{kind}-{name}.png" for kind in ("map", "maps") for name in names),
     }
     assert all((Path("out/analysis") / name).read_bytes()[:4] == b"\x89PNG" for name in files if name.endswith("png"))
+
+
+def test_the_parts_of_a_row_are_what_cancels_and_the_difference():
+    first, second = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.4, -0.1])
+    heights = []
+    draw_parts(Mock(bar=lambda x, height, **_: heights.append(height)), first, second)
+    assert np.allclose(heights, [[0.2, 0.3, 0], [0.3, 0, 0.3], [0, -0.1, 0]])
 
 
 def test_what_cannot_be_looked_at_is_one_line(run):
