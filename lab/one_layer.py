@@ -42,8 +42,9 @@ def one_layer(attention, n_head, n_tokens, seed, positions=False):
     torch.manual_seed(seed)
     shape = {"n_layer": 1, "n_head": n_head, "n_embd": C, "block_size": n_tokens, "vocab_size": 1}
     layer = GPT(GPTConfig(attention, init_std=C**-0.5, **shape)).blocks[0].attention
-    if not positions:
-        layer.rotate = lambda q, start: q
+    if not positions:  # rotate by no angle: `rotate` itself stays, since a mechanism may bound its scores there
+        layer.cos.fill_(1)
+        layer.sin.zero_()
     return layer
 
 

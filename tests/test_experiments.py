@@ -88,6 +88,16 @@ def test_numbers_of_rows_by_hand():
     assert found["contrast"] == pytest.approx((0.5 / (0.5 / 3) + 1 / (0.01 / 3)) / 2)
 
 
+@torch.no_grad()
+def test_one_layer_keeps_the_bound_and_has_no_positions():
+    layer, x = one_layer.one_layer("bounded-1", 1, 16, 1), torch.randn(1, 16, 64, generator=draw())
+    layer.qkv.weight *= 100
+    row = layer.attention_map(x)[0, 0, -1]
+    assert 1.2 < row.max() / row.min() <= math.exp(2)  # free scores of such weights would leave a single token
+    turned = torch.cat((x[:, :-1].flip(1), x[:, -1:]), 1)
+    torch.testing.assert_close(layer.attention_map(turned)[0, 0, -1, :-1], row[:-1].flip(0))
+
+
 def test_a_bounded_row_is_bounded_and_a_difference_is_not():
     how = {"g": 1.0, "n_items": 16, "seed": 1, "learning_rate": 5e-3, "steps": 60}
     found = {kind: bounded_scores.trained(kind, **how) for kind in bounded_scores.KINDS}
