@@ -11,10 +11,12 @@ column difference to vanilla: difference=best:4 -attention=vanilla
 -->
 
 The second line holds for all cells. `row LABEL: …` is a row and `column LABEL: …` a column; `rows: …` and `columns: …`
-are one for each combination of the values between commas. A cell shows the records that meet the conditions
-`name=value` of all cells, of its column and of its row, of which a row's are the strongest. One name is in SHOW, and
-says how they become text: key:digits. `-name=value` is another condition for the records that they are paired with. A
-table ends with <!-- end -->.
+are one for each combination of the values between commas. `labels: NAME | NAME` gives the rows' labels, LABEL | LABEL,
+several columns with these names.
+
+A cell shows the records that meet the conditions `name=value` of all cells, of its column and of its row, of which a
+row's are the strongest. One name is in SHOW, and says how they become text: key:digits. `-name=value` is another
+condition for the records that they are paired with. A table ends with <!-- end -->.
 """
 
 import itertools
@@ -67,14 +69,16 @@ def filled(text, records):
 def rows(description, records):
     """The rows of a table, for `lab.show.table`. Raises ValueError for a row without a number."""
     common, *lines = description.strip().splitlines()
-    conditions = {"row": {}, "column": {}}  # {kind: {label: conditions}}
+    conditions, names = {"row": {}, "column": {}}, [""]  # {kind: {label: conditions}}
     for line in lines:
         head, words = line.rsplit(": ", 1)
         kind, _, label = head.partition(" ")
-        if kind in ("rows", "columns"):
-            names, values = zip(*parsed(words).items(), strict=True)
+        if kind == "labels":
+            names = words.split(" | ")
+        elif kind in ("rows", "columns"):
+            keys, values = zip(*parsed(words).items(), strict=True)
             for chosen in itertools.product(*(value.split(",") for value in values)):
-                conditions[kind[:-1]][", ".join(chosen)] = dict(zip(names, chosen, strict=True))
+                conditions[kind[:-1]][", ".join(chosen)] = dict(zip(keys, chosen, strict=True))
         else:
             conditions[kind][label] = parsed(words)
     table_rows = []
@@ -85,7 +89,7 @@ def rows(description, records):
         }
         if not any(cells.values()):
             raise ValueError(f"no records for the row {label!r} of {description}")
-        table_rows.append({"": label} | cells)
+        table_rows.append(dict(zip(names, label.split(" | "), strict=True)) | cells)
     return table_rows
 
 

@@ -48,6 +48,15 @@ def test_any_label_is_a_column_or_a_row():
     assert head.split() == ["|", "|", "row", "sum", "|"] and row.startswith("| column | 1.69")
 
 
+def test_labels_may_have_several_columns():
+    page = (
+        "<!-- table x\nexperiment=text\nlabels: word | idea\nrow a | b: attention=vanilla\ncolumn loss: mean=best:4\n-->\n"
+        "<!-- end -->"
+    )
+    head, _, row = filled(page, load()).splitlines()[7:10]
+    assert head.split() == ["|", "word", "|", "idea", "|", "loss", "|"] and row.startswith("| a    | b    | 1.69")
+
+
 @pytest.mark.parametrize("page", COURSE, ids=lambda page: page.name)
 def test_every_deviation_of_the_course_stands_in_a_table(page):
     tables = [*pairs("\n".join(line for line in RESULTS.splitlines() if line.startswith("|")))]
