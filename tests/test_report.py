@@ -50,8 +50,8 @@ def test_any_label_is_a_column_or_a_row():
 
 def test_labels_may_have_several_columns():
     page = (
-        "<!-- table x\nexperiment=text\nlabels: word | idea\nrow a | b: attention=vanilla\ncolumn loss: mean=best:4\n-->\n"
-        "<!-- end -->"
+        "<!-- table x\nexperiment=text\nlabels: word | idea\nrow a | b: attention=vanilla\n"
+        "column loss: mean=best:4\n-->\n<!-- end -->"
     )
     head, _, row = filled(page, load()).splitlines()[7:10]
     assert head.split() == ["|", "word", "|", "idea", "|", "loss", "|"] and row.startswith("| a    | b    | 1.69")
