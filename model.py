@@ -89,14 +89,14 @@ def attend(q, k, v, weights=softmax, fused=True, scale=None, dropout=0.0):
     return F.dropout(weights(scores(q, k, scale)), dropout) @ v
 
 
-def flash(q, k, v, null_key=False, scale=None, dropout=0.0):
-    """`attend` for T = N by torch's fused kernels: softmax or, with a null key, softmax1.
+def flash(q, k, v, zero_token=False, scale=None, dropout=0.0):
+    """`attend` for T = N by torch's fused kernels: softmax or, with a zero token, softmax1.
 
     They never store A, except on a CPU with dropout. They want one dtype and one width, a multiple of 8: columns of
-    zeros change neither scores nor output. The null key, of score 0 and value 0, is a row of zeros before k and v. q
+    zeros change neither scores nor output. The zero token, of score 0 and value 0, is a row of zeros before k and v. q
     gets one, too, so that the causal mask (row i sees columns 0 to i) still fits; its own output row is dropped.
     """
-    D, E, n = q.size(-1), v.size(-1), int(null_key)
+    D, E, n = q.size(-1), v.size(-1), int(zero_token)
     scale = D**-0.5 if scale is None else scale  # of D before the padding
     width = 8 * math.ceil(max(D, E) / 8)
     if n or not D == E == width:

@@ -119,6 +119,7 @@ def hull(figure, *panels):
         "softmax1": ("softmax1", softmax1(S1)),
         "differential": (f"difference, λ = {lam}", S1.softmax(-1) - lam * S2.softmax(-1)),
     }
+    paper = {"boxstyle": "square,pad=0.1", "color": "w", "alpha": 0.8}  # behind words
     for ax, (name, (title, A)) in zip(panels, shapes.items(), strict=True):
         y = (A @ v).numpy()
         ax.plot(y[:, 0], y[:, 1], ls="", marker=".", ms=1.5, color=look(name)["color"], alpha=0.5)
@@ -133,9 +134,9 @@ def hull(figure, *panels):
                 ax.annotate(text, corners[corner], **place, fontsize=7)
         for i, (x0, y0) in enumerate(v.tolist()):
             place = (-6, -14) if i == 0 else (4, 4)
-            ax.annotate(f"v{'₁₂₃'[i]}", (x0, y0), xytext=place, textcoords="offset points", weight="bold")
+            ax.annotate(f"v{'₁₂₃'[i]}", (x0, y0), xytext=place, textcoords="offset points", weight="bold", bbox=paper)
         ax.plot(0, 0, marker="+", ms=10, color="k")
-        ax.annotate("zero", (0, 0), xytext=(5, -10), textcoords="offset points", fontsize=8)
+        ax.annotate("zero", (0, 0), xytext=(5, -10), textcoords="offset points", fontsize=8, bbox=paper)
         ax.set(title=title, xlim=(-2.2, 3), ylim=(-2.5, 3.3), aspect="equal")
         ax.grid(alpha=0.3)
     figure.suptitle("A head's output, 4000 random rows of scores", fontsize=10)
