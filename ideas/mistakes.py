@@ -64,7 +64,7 @@ class OneBased(Differential):
 
 
 class ZeroTokenTrap(Softmax1):
-    """zero-token: the zero token in front of k and v, none in front of q: is_causal then hides each token from itself."""
+    """zero-token: a zero token before k and v, none before q: is_causal then hides each token from itself."""
 
     def mix(self, x, q, k, v):
         if q.size(2) < k.size(2):
