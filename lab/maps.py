@@ -266,11 +266,20 @@ def rounded(attentions, bits):
     return shadowed(attentions, "attend", attend)
 
 
-def as_much_positive(A):
-    """A with 0 in place of the smallest positive weights of a row, as much of them as of its negative ones."""
-    positive, tokens = A.clamp(min=0).sort(-1)
-    taken = positive.cumsum(-1) <= -A.clamp(max=0).sum(-1, keepdim=True)
-    return A - torch.zeros_like(A).scatter(-1, tokens, positive * taken)
+def as_much_positive(A, order):
+    """A without as much positive weight as a row has negative. `order` says which goes first, the lowest; the last, in
+
+    part. All are B × maps × T × T.
+    """
+    tokens = order.argsort(-1)
+    positive = A.clamp(min=0).gather(-1, tokens)
+    left = -A.clamp(max=0).sum(-1, keepdim=True) - (positive.cumsum(-1) - positive)  # to be taken, before each
+    return A - torch.zeros_like(A).scatter(-1, tokens, positive.minimum(left.clamp(min=0)))
+
+
+def at_random(A):
+    """Random numbers of the shape of A, the same in every call."""
+    return torch.rand(A.shape, generator=torch.Generator().manual_seed(0)).to(A.device)
 
 
 def uniform(A):
@@ -296,7 +305,8 @@ def edits_for(attentions, inputs):
     if differences or any((attention.attention_map(x[:1]) < 0).any() for attention, x in layers):
         edits |= {
             "negative by 0": lambda attention, A, A2: A.clamp(min=0),
-            "as much positive by 0": lambda attention, A, A2: as_much_positive(A),
+            "as much positive by 0, smallest first": lambda attention, A, A2: as_much_positive(A, A),
+            "as much positive by 0, at random": lambda attention, A, A2: as_much_positive(A, at_random(A)),
         }
     if differences:
         edits |= {

@@ -172,7 +172,10 @@ def test_edits_of_one_map_by_hand():
     assert zeroed[0, 0, 3].tolist() == pytest.approx([0.6, -0.2, 0.19, 0]) and torch.equal(
         zeroed[..., :3, :], A[..., :3, :]
     )
-    assert maps.as_much_positive(A)[0, 0, 3].tolist() == pytest.approx([0.6, -0.2, 0, 0])  # 0.01 and 0.19, not 0.6
+    assert maps.as_much_positive(A, A)[0, 0, 3].tolist() == pytest.approx([0.6, -0.2, 0, 0])  # 0.01 and 0.19, not 0.6
+    assert maps.as_much_positive(A, -A)[0, 0, 3].tolist() == pytest.approx([0.4, -0.2, 0.19, 0.01])  # a part of 0.6
+    at_random = edits["as much positive by 0, at random"](None, A, None)
+    torch.testing.assert_close(at_random.sum(-1), (A + A.clamp(max=0)).sum(-1).maximum(A.clamp(max=0).sum(-1)))
     assert maps.uniform(HAND)[2].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
 
 
@@ -223,7 +226,7 @@ def test_a_change_of_loss_and_its_error_are_over_windows():
 
 
 def test_edits_fit_the_mechanism():
-    for name, n in (("vanilla", 2), ("mixed", 2), ("v2", 4), ("differential", 7), ("no-norm", 7), ("rectified", 2)):
+    for name, n in (("vanilla", 2), ("mixed", 2), ("v2", 5), ("differential", 8), ("no-norm", 8), ("rectified", 2)):
         gpt = build(name)
         assert len(edits_for(gpt, text())) == n, name
 
