@@ -293,6 +293,38 @@ def ideas(figure, ax):
     ax.legend(fontsize=8, loc="upper right")
 
 
+def free(figure, ax):
+    """Chapter 8: differential minus vanilla with free scores, in every setting that has paired seeds."""
+    settings = (  # label, experiment, window of its runs; None: all have one window
+        ("Shakespeare, tuned, 1200 steps", "text", None),
+        ("Python library, the same settings", "code", None),
+        ("Shakespeare, windows of 16, 600 steps", "score-range", 16),
+        ("windows of 64, 600 steps", "score-range", 64),
+        ("windows of 256, 600 steps", "score-range", 256),
+        ("windows of 1024, 600 steps", "score-range", 1024),
+        ("Python library, 600 steps", "score-range-stdlib-fresh", None),
+        ("windows of 256, 1200 steps", "text-256", None),
+        ("4800 steps", "text-4800", None),
+        ("four differential heads", "text-8-maps", None),
+        ("eight differential heads, tuned", "text-16-maps", None),
+        ("6.4M parameters, eight heads, 300 steps", "score-range-eight-heads", None),
+    )
+    for i, (_, experiment, window) in enumerate(settings):
+        runs = {
+            name: [one for one in of if window in (None, one.get("window"))] for name, of in records(experiment).items()
+        }
+        of = spread(differences(runs["differential"], runs["vanilla"]))
+        style = {"color": look("differential")["color"], "marker": "o", "ms": 5, "capsize": 3, "lw": 1}
+        ax.errorbar([of["mean"]], [i], xerr=[of["half"]], **style)
+    ax.set_yticks(range(len(settings)), [label for label, _, _ in settings])
+    ax.set(xlabel="loss of differential − vanilla, nats per byte", xlim=(-0.02, 0.085))
+    ax.invert_yaxis()
+    ax.axvline(0, color="k", lw=0.8)
+    ax.axvline(-0.026 / 4, color="0.4", lw=1, ls=":", label="the paper, per byte")
+    ax.legend(fontsize=8, loc="upper right")
+    ax.grid(alpha=0.3, axis="x")
+
+
 def controls(figure, ax):
     """Chapter 8: what each change of attention gains where scores are bounded by 2."""
     runs = records("score-range-controls") | records("score-range-sharp") | records("score-range")
@@ -340,6 +372,7 @@ FIGURES = {  # name: function, width and height in inches, panels
     "contrast": (contrast, 8.8, 3.6, 2),
     "schedule": (schedule, 6.5, 3.6, 1),
     "shapes": (shapes, 9, 2.4, 1),
+    "free": (free, 7.5, 4, 1),
     "controls": (controls, 7.5, 4.2, 1),
     "ideas": (ideas, 6.8, 10.5, 1),
 }

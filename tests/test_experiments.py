@@ -325,4 +325,4 @@ def test_figures_are_drawn_by_a_script():
     command = [sys.executable, ROOT / "docs/figures.py", "--out_dir=drawn"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     sizes = [Path(line).stat().st_size for line in done.stdout.splitlines()]
-    assert len(sizes) == 9 and min(sizes) > 10_000
+    assert len(sizes) == 10 and min(sizes) > 10_000
