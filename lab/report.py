@@ -160,6 +160,12 @@ def inside(found, others, key, digits):
     return text + (f" ± {stats['sd']:.{digits}f}" if stats["sd"] >= 0.5 * 10**-digits else "")
 
 
+def interval(found, others, key, digits):
+    """Mean over seeds ± half of its 95 % interval."""
+    stats = spread([number(record, key) for record in found])
+    return f"{stats['mean']:+.{digits}f} ± {stats['half']:.{digits}f}"
+
+
 def average(found, others, key, digits):
     """Mean over seeds; '' where one seed has none."""
     numbers = [number(record, key) for record in found]
@@ -228,10 +234,8 @@ def derived(found, others, key, digits):
     return f"{s / (s + 1 / n) if key == 'lam' else s / (n * s + 1):.{digits}f}"
 
 
-SHOW = {
-    f.__name__: f
-    for f in (mean, inside, average, seeds, value, mega, difference, pairs, gain, ratio, low, negative, derived)
-}
+SHOWN = (mean, inside, interval, average, seeds, value, mega, difference, pairs, gain, ratio, low, negative, derived)
+SHOW = {f.__name__: f for f in SHOWN}
 
 if __name__ == "__main__":
     run(report, program="python -m lab.report")
