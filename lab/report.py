@@ -172,6 +172,12 @@ def average(found, others, key, digits):
     return "" if None in numbers else f"{statistics.fmean(numbers):.{digits}f}"
 
 
+def solved(found, others, key, digits):
+    """Mean over seeds of an accuracy; where some seeds have 0.99 and others not, how many have."""
+    right = sum(record[key] >= 0.99 for record in found)
+    return average(found, others, key, digits) + (f" ({right} of {len(found)})" if 0 < right < len(found) else "")
+
+
 def seeds(found, others, key, digits):
     """The number of each seed."""
     numbers = [number(record, key) for record in found]
@@ -234,8 +240,13 @@ def derived(found, others, key, digits):
     return f"{s / (s + 1 / n) if key == 'lam' else s / (n * s + 1):.{digits}f}"
 
 
-SHOWN = (mean, inside, interval, average, seeds, value, mega, difference, pairs, gain, ratio, low, negative, derived)
-SHOW = {f.__name__: f for f in SHOWN}
+SHOW = {
+    f.__name__: f
+    for f in (
+        *(mean, inside, interval, average, solved, seeds, value, mega),
+        *(difference, pairs, gain, ratio, low, negative, derived),
+    )
+}
 
 if __name__ == "__main__":
     run(report, program="python -m lab.report")

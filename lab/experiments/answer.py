@@ -138,20 +138,21 @@ def weights_on(gpt, x, n_items):
 
 
 def draw(path, gpt, x, y):
-    """The last layer's row that answers the context x 1T, a line of panels per head; black: the missing item y 1."""
+    """The last layer's row that answers the context x 1T, a line of panels per head; red: the missing item y 1."""
     panels, tokens, color = answering_rows(gpt, x)[-1], x[0].tolist(), look(gpt.config.attention)["color"]
     heads = gpt.blocks[-1].attention.G
     columns = len(panels) // heads
-    with drawing(path, 4.2 * columns, 0.8 + 1.9 * heads, heads, columns, sharey=True) as (figure, grid):
+    with drawing(path, 3.3 * columns, 0.8 + 1.9 * heads, heads, columns, sharey=True) as (figure, grid):
         for i, (axes, (name, row)) in enumerate(zip(grid, panels.items(), strict=True)):
             axes.axvspan(tokens.index(ord("|")) + 0.5, len(tokens) - 1.5, color="0.92")
-            axes.bar(range(len(tokens)), row[0].tolist(), color=["k" if token == y else color for token in tokens])
+            axes.bar(range(len(tokens)), row[0].tolist(), color=color)
             axes.axhline(0, color="0.4", lw=0.8)
             axes.set_xticks(range(len(tokens)), [chr(token) for token in tokens], fontsize=8, parse_math=False)
+            axes.get_xticklabels()[tokens.index(y)].set(weight="bold", color="r", fontsize=11)
             axes.set_title(name, fontsize=10)
             if i % columns == 0:
                 axes.set_ylabel("weight", fontsize=9)
-        title = f"{gpt.config.attention}: the row of “?”, which answers; grey: the second list; black: the missing item"
+        title = f"{gpt.config.attention}: the row of “?”, which answers; grey: the second list; red: the missing item"
         figure.suptitle(title, fontsize=10)
 
 
