@@ -59,6 +59,13 @@ class Absolute(Rectified):
         return (A1 - self.lam * A2).abs()
 
 
+class Stretched(MinusEven):
+    """stretched: A = (softmax(S) − λ/n) / (1 − λ): minus-even, but a row sums to one, so the mean of the values stays."""
+
+    def mix(self, x, q, k, v):
+        return super().mix(x, q, k, v) / (1 - self.lam)
+
+
 CONTROLS = {  # what else differs between vanilla and differential, at g = 2
     "softmax1": Softmax1,
     "add-only": AddOnly,
@@ -71,6 +78,7 @@ CONTROLS = {  # what else differs between vanilla and differential, at g = 2
     "cog": Cog,
     "no-norm": WithoutNorm,
     "minus-even": MinusEven,
+    "stretched": Stretched,
     "normed-vanilla": NormedVanilla,
     "v2": DiffV2,
     "talking-heads": TalkingHeads,

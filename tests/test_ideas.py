@@ -168,6 +168,14 @@ def test_a_control_changes_the_sign_of_a_difference_and_nothing_else(name, lam, 
     torch.testing.assert_close(attention.attention_map(x), change(A))
 
 
+def test_stretched_is_minus_even_whose_rows_sum_to_one():
+    stretched, even = (laws.layer(f"bounded-2-{name}") for name in ("stretched", "minus-even"))
+    even.load_state_dict(stretched.state_dict())
+    A = stretched.attention_map(x := laws.inputs())
+    torch.testing.assert_close(A.sum(-1), torch.ones_like(A[..., 0]))
+    torch.testing.assert_close(A * (1 - even.lam), even.attention_map(x))
+
+
 @pytest.mark.parametrize("name", IDEAS | BOUNDED)
 def test_its_docstring_begins_with_its_word(name):
     assert ATTENTION[name].__doc__.startswith(f"{name}: ")
