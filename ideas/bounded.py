@@ -60,7 +60,7 @@ class Absolute(Rectified):
 
 
 class Stretched(MinusEven):
-    """stretched: A = (softmax(S) − λ/n) / (1 − λ): minus-even, but a row sums to one, so the mean of the values stays."""
+    """stretched: A = (softmax(S) − λ/n) / (1 − λ): minus-even with rows that sum to one, so the mean of V stays."""
 
     def mix(self, x, q, k, v):
         return super().mix(x, q, k, v) / (1 - self.lam)
