@@ -345,7 +345,7 @@ def controls(figure, ax):
             "max(0, A₁ − λA₂)": "bounded-2-rectified",
             "max(0, exp(S) − 1) ÷ its sum": "bounded-2-exp-minus-one",
         }),
-        ("C0", "only sharper", {"softmax where it is at least 1/n": "bounded-2-threshold"}),
+        ("C0", "only fewer effective tokens", {"softmax where it is at least 1/n": "bounded-2-threshold"}),
         ("C2", "a wider bound", {"vanilla with g = 4": "bounded-4"}),
     )  # fmt: skip
     names = []

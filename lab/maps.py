@@ -267,10 +267,7 @@ def rounded(attentions, bits):
 
 
 def as_much_positive(A, order):
-    """A without as much positive weight as a row has negative. `order` says which goes first, the lowest; the last, in
-
-    part. All are B × maps × T × T.
-    """
+    """A (BGTT) with as much positive weight set to 0 as its row has negative, from the lowest of `order` (BGTT) up."""
     tokens = order.argsort(-1)
     positive = A.clamp(min=0).gather(-1, tokens)
     left = -A.clamp(max=0).sum(-1, keepdim=True) - (positive.cumsum(-1) - positive)  # to be taken, before each

@@ -1,11 +1,13 @@
 """The tables of lab/records/results.md are those of the records, and the course quotes them."""
 
 import re
+import runpy
 
 import pytest
 
 from conftest import ROOT
 from lab.report import RECORDS, TABLE, filled, load
+from model import ATTENTION
 
 RESULTS = (RECORDS / "results.md").read_text(encoding="utf-8")
 COURSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,6 +67,19 @@ def test_every_deviation_of_the_course_stands_in_a_table(page):
             sign in ("", s) and max(abs(x - size), abs(d - deviation)) <= half_a_unit(digits, more)
             for s, x, more, d in tables
         ), f"{sign}{size} ± {deviation}"
+
+
+def test_the_page_of_ideas_counts_what_the_records_have():
+    page = (ROOT / "docs/every-idea.md").read_text(encoding="utf-8")
+    rows = runpy.run_path(str(ROOT / "docs/figures.py"))["ideas_measured"]()
+    fresh = {name: row["difference"] for name, row in rows.items() if row["fresh"]}
+    ahead = [name for name, of in fresh.items() if of["mean"] + of["half"] < 0]
+    behind = [name for name, of in fresh.items() if of["mean"] - of["half"] > 0]
+    two_maps = [name for name in fresh if ATTENTION[name].maps_per_head == 2]
+    assert (len(rows), len(fresh), len(ahead), len(behind)) == (54, 42, 4, 22)
+    assert len(two_maps) == 20 and len({*two_maps} & {*behind}) == 18
+    assert sum(None not in row["solved_at"] for row in rows.values()) == 14
+    assert all(f"`{name}`" in page for name in rows)
 
 
 def half_a_unit(digits, more):
